@@ -1,0 +1,216 @@
+"""Records on disk: `part-*.parquet` files in a step's folder, one record a row, each part written
+atomically.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import fields
+from pathlib import Path
+from typing import TypeVar, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from align.errors import DataError
+from align.records import Judgement, Pair, Prompt, Sample, Score, canonical_json
+
+Record = TypeVar("Record", Prompt, Sample, Score, Pair, Judgement)
+
+_IDS = pa.list_(pa.int32())
+SCHEMAS: dict[type, pa.Schema] = {
+    Prompt: pa.schema(
+        {
+            "prompt_id": pa.string(),
+            "messages": pa.string(),
+            "answer": pa.string(),
+            "source": pa.string(),
+            "meta": pa.string(),
+        }
+    ),
+    Sample: pa.schema(
+        {
+            "sample_id": pa.string(),
+            "prompt_id": pa.string(),
+            "index": pa.int32(),
+            "policy": pa.string(),
+            "prompt_ids": _IDS,
+            "completion_ids": _IDS,
+            "loss_mask": pa.list_(pa.int8()),
+            "logps": pa.list_(pa.float32()),
+            "text": pa.string(),
+            "finish": pa.string(),
+            "temperature": pa.float64(),
+            "top_p": pa.float64(),
+            "top_k": pa.int32(),
+            "seed": pa.int64(),
+            "weight_versions": _IDS,
+            "meta": pa.string(),
+        }
+    ),
+    Score: pa.schema(
+        {
+            "sample_id": pa.string(),
+            "value": pa.float64(),
+            "parts": pa.string(),
+            "spans": pa.list_(pa.list_(pa.float64(), 3)),
+            "error": pa.string(),
+        }
+    ),
+    Pair: pa.schema({"chosen": pa.string(), "rejected": pa.string(), "margin": pa.float64()}),
+    Judgement: pa.schema(
+        {
+            "prompt_id": pa.string(),
+            "sample_ids": pa.list_(pa.string()),
+            "preferences": pa.list_(pa.list_(pa.float64())),
+        }
+    ),
+}
+_JSON_COLUMNS = {"messages", "answer", "meta", "parts"}
+_SORT_KEYS = {
+    "prompt_id": "prompt_id",
+    "index": "index",
+    "sample_id": "sample_id",
+    "chosen": "chosen",
+    "rejected": "rejected",
+}
+
+
+def part_path(folder: Path, index: int) -> Path:
+    """Where part `index` of a step lies."""
+    return folder / f"part-{index:05d}.parquet"
+
+
+def parts(folder: Path) -> list[Path]:
+    """All finished parts of a step, in order."""
+    return sorted(folder.glob("part-*.parquet"))
+
+
+def write_part(folder: Path, index: int, records: Sequence[Record], kind: type[Record]) -> Path:
+    """Writes one part so that it is either whole or absent (temporary file, fsync, rename); returns
+    its path.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [field.name for field in fields(kind)]
+    rows = [{name: _encode(name, getattr(record, name)) for name in names} for record in records]
+    table = pa.Table.from_pylist(rows, schema=SCHEMAS[kind])
+    path = part_path(folder, index)
+    with whole_or_absent(path) as temporary, temporary.open("wb") as file:
+        pq.write_table(table, file, compression="zstd", write_page_checksum=True)
+        file.flush()
+        os.fsync(file.fileno())
+    return path
+
+
+@contextmanager
+def whole_or_absent(path: Path) -> Iterator[Path]:
+    """A place beside `path` to write to, renamed to it at the end.
+
+    Where that fails nothing is left behind, and the `OSError` names `path`: that of a write to a
+    full disk names no file.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def read_part(path: Path, kind: type[Record]) -> list[Record]:
+    """The records of one part; raises `DataError` where the file is damaged or holds other
+    records.
+    """
+    table = _table(path)
+    if table.schema.names != SCHEMAS[kind].names:
+        raise DataError(
+            f"{path} does not hold {kind.__name__} records; its columns are {table.schema.names}"
+        )
+    return [_decode(row, kind) for row in table.to_pylist()]
+
+
+def is_damaged(path: Path) -> bool:
+    """Whether the part does not hold the bytes that were written."""
+    try:
+        _table(path)
+    except DataError:
+        return True
+    return False
+
+
+def _table(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path, page_checksum_verification=True)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(
+            f"{path} cannot be read ({error}); restore it, or make its step again (--redo)"
+        ) from error
+
+
+def read_records(folder: Path, kind: type[Record]) -> list[Record]:
+    """All records of a step, part by part; raises `DataError` where there is no part."""
+    files = parts(folder)
+    if not files:
+        raise DataError(f"{folder} holds no part-*.parquet files")
+    return [record for path in files for record in read_part(path, kind)]
+
+
+def content_hash(folder: Path) -> str:
+    """SHA-256 of all rows in the order of their ids: how they were split into parts does not
+    matter.
+    """
+    tables = [_table(path) for path in parts(folder)]
+    if not tables:
+        return hashlib.sha256(b"").hexdigest()
+    table = pa.concat_tables(tables).combine_chunks()
+    keys = [(key, "ascending") for key in _SORT_KEYS if key in table.column_names]
+    table = table.sort_by(keys)
+    digest = hashlib.sha256()
+    for name in sorted(table.column_names):
+        digest.update(name.encode())
+        _hash_column(digest, table[name].combine_chunks())
+    return digest.hexdigest()
+
+
+def _hash_column(digest: hashlib._Hash, column: pa.Array | pa.ChunkedArray) -> None:
+    if isinstance(column, pa.ChunkedArray):
+        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+    digest.update(column.is_null().to_numpy(zero_copy_only=False).tobytes())
+    if pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
+        lengths = [-1 if row is None else len(row) for row in column.to_pylist()]
+        digest.update(canonical_json(lengths).encode())
+        _hash_column(digest, column.flatten())
+    elif pa.types.is_string(column.type):
+        digest.update(canonical_json(column.to_pylist()).encode())
+    else:
+        digest.update(column.fill_null(0).to_numpy(zero_copy_only=False).tobytes())
+
+
+def _encode(name: str, value: object) -> object:
+    if name in _JSON_COLUMNS:
+        return None if value is None else canonical_json(value)
+    if name in ("spans", "preferences"):
+        return [list(row) for row in cast("Iterable[Iterable[float]]", value)]
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _decode(row: Mapping[str, object], kind: type[Record]) -> Record:
+    values: dict[str, object] = {}
+    for name, value in row.items():
+        if name in _JSON_COLUMNS:
+            value = None if value is None else json.loads(cast(str, value))
+            value = tuple(cast("list[object]", value)) if name == "messages" else value
+        elif name == "spans":
+            value = tuple((int(a), int(b), c) for a, b, c in cast("list[list[float]]", value or []))
+        elif name == "preferences":
+            value = tuple(tuple(row) for row in cast("list[list[float]]", value))
+        elif isinstance(value, list):
+            value = tuple(value)
+        values[name] = value
+    return kind(**values)  # pyright: ignore[reportArgumentType]

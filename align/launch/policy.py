@@ -1,0 +1,23 @@
+"""`accelerate launch -m align.launch.policy`: trains the policy of one iteration."""
+
+import argparse
+import sys
+
+from align.launch.process import run_step
+from align.stages.folder import RunFolder
+from align.stages.steps import Step
+
+
+def work(run: RunFolder, steps: list[Step], arguments: argparse.Namespace) -> None:
+    from align.stages.training import keep, policy
+
+    for step in steps:
+        keep(run, step, policy(run, step, arguments.ranks))
+
+
+def main() -> int:
+    return run_step("policy", work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,3 @@
+"""Recipes: YAML in, a validated, immutable `Recipe` out; every error names file, line, key and
+remedy.
+"""

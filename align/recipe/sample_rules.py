@@ -1,0 +1,127 @@
+"""Rules on what is sampled, scored and paired: each a small function that yields the problems it
+finds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
+
+from align.recipe.document import Key
+from align.recipe.parts import generators, has_stored_only, scorings
+from align.recipe.problems import Problem
+from align.recipe.sections import Generate, Made, Recipe, Scoring
+
+Problems: TypeAlias = Iterator[Problem]
+
+
+def samplers_have_prompts(recipe: Recipe) -> Problems:
+    """Samplers other than `stored` need prompts."""
+    if recipe.prompts is not None:
+        return
+    if recipe.generate and not has_stored_only(recipe.generate):
+        yield Problem(("generate",), "needs prompts", "add prompts: {path: ...}")
+    made = recipe.reward.data if recipe.reward else None
+    if isinstance(made, Made) and made.prompts is None and not has_stored_only(made.generate):
+        yield Problem(
+            ("reward", "data"), "needs prompts", "add prompts: {path: ...} to it or to the recipe"
+        )
+
+
+def sections_have_samples(recipe: Recipe) -> Problems:
+    """Scoring, selecting and pairing work on samples."""
+    remedy = "add generate, e.g. {name: vllm, n: 8} or {name: stored, path: ...}"
+    if recipe.generate is None:
+        if recipe.score is not None and recipe.evaluate is None:
+            yield Problem(("score",), "has no samples to score", remedy)
+        for key, value in (("select", recipe.select), ("pair", recipe.pair)):
+            if value is not None:
+                yield Problem((key,), "has no samples to work on", remedy)
+        return
+    if recipe.score is None and not has_stored_only(recipe.generate):
+        judged = recipe.pair is not None and recipe.pair.judge is not None
+        for key, value in (("select", recipe.select), ("pair", None if judged else recipe.pair)):
+            if value is not None:
+                yield Problem(
+                    (key,), "needs scores", "add score, e.g. {name: reward_model, path: ...}"
+                )
+
+
+def prompts_are_read(recipe: Recipe) -> Problems:
+    """Prompts are there to be sampled from."""
+    made = recipe.reward.data if recipe.reward else None
+    read = recipe.generate is not None or (isinstance(made, Made) and made.prompts is None)
+    if recipe.prompts is not None and not read:
+        yield Problem(
+            ("prompts",), "is not read: nothing samples", "add generate, or remove prompts"
+        )
+
+
+def pairs_have_two_samples(recipe: Recipe) -> Problems:
+    """A prompt with one sample makes no pair."""
+    made = recipe.reward.data if recipe.reward else None
+    if recipe.pair is not None:
+        yield from _two_samples((), recipe.generate)
+    if isinstance(made, Made):
+        yield from _two_samples(("reward", "data"), made.generate)
+
+
+def _two_samples(key: Key, generate: Generate | list[Generate] | None) -> Problems:
+    samplers = generators(generate, (*key, "generate"))
+    counts = [sampler.options.get("n") for _, sampler in samplers if sampler.name != "stored"]
+    if len(counts) == len(samplers) == 1 and counts[0] == 1:
+        yield Problem(
+            (*samplers[0][0], "n"), "is 1, and one sample makes no pair", "set it to 2 or more"
+        )
+
+
+def reward_models_exist(recipe: Recipe) -> Problems:
+    """`reward_model` without a path is this recipe's own, so there must be one, made before."""
+    made = recipe.reward.data if recipe.reward else None
+    evaluate = recipe.evaluate
+    found = [
+        *scorings(recipe.score),
+        *scorings(evaluate.score if evaluate else None, ("evaluate", "score")),
+    ]
+    for key, scoring in found:
+        if _is_own(scoring) and recipe.reward is None:
+            yield Problem(
+                key, "names no reward model", "add its path, or a reward section that trains one"
+            )
+    if isinstance(made, Made):
+        for key, scoring in scorings(made.score, ("reward", "data", "score")):
+            if _is_own(scoring):
+                yield Problem(key, "would score with the reward model that it trains", "add a path")
+
+
+def sources_have_names_and_weight(recipe: Recipe) -> Problems:
+    """Each source of a sum is called by a name of its own, and one of them counts."""
+    made = recipe.reward.data if recipe.reward else None
+    evaluate = recipe.evaluate
+    for found in (
+        scorings(recipe.score),
+        scorings(evaluate.score if evaluate else None, ("evaluate", "score")),
+        scorings(made.score if isinstance(made, Made) else None, ("reward", "data", "score")),
+    ):
+        labels: set[str] = set()
+        for key, scoring in found:
+            label = scoring.label or scoring.name
+            if label in labels:
+                yield Problem(key, f'is a second source called "{label}"', "give it a label")
+            labels.add(label)
+        if found and not any(scoring.weight for _, scoring in found):
+            yield Problem((*found[-1][0], "weight"), "is 0, as all are", "let one source count")
+
+
+def _is_own(scoring: Scoring) -> bool:
+    return scoring.name == "reward_model" and scoring.options.get("path") is None
+
+
+SAMPLE_RULES: tuple[Callable[[Recipe], Problems], ...] = (
+    samplers_have_prompts,
+    prompts_are_read,
+    sections_have_samples,
+    pairs_have_two_samples,
+    reward_models_exist,
+    sources_have_names_and_weight,
+)

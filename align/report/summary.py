@@ -1,0 +1,112 @@
+"""What a finished (or running) run says of itself, read from its manifests alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from align.recipe.load import load_recipe
+from align.recipe.sections import Recipe
+from align.records import Json
+from align.stages.manifest import Manifest, read_manifest
+from align.stages.step import Step, Verdict
+from align.stages.steps import plan
+from align.stages.verdict import read_verdict
+
+KINDS = {
+    "policy": "train",
+    "sft": "train",
+    "reward": "train",
+    "generate": "sample",
+    "score": "score",
+    "evaluate": "evaluate",
+}
+"""Step kind -> column of the table of seconds; the rest is `other`."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One evaluated policy: the first one (`start`) or an iteration's."""
+
+    name: str
+    metrics: Mapping[str, Json]
+    """As the evaluate stage wrote them: intervals `{"mean", "low", "high"}` and plain numbers."""
+    seconds: Mapping[str, float]
+    """Wall seconds by column of `KINDS`, of all steps that belong to this iteration."""
+
+    def mean(self, name: str) -> float | None:
+        """The estimate of a metric, or None where it was not measured."""
+        value = self.metrics.get(name)
+        if isinstance(value, Mapping):
+            value = value["mean"]
+        return float(cast(float, value)) if value is not None else None
+
+    def bounds(self, name: str) -> tuple[float, float] | None:
+        """The metric's interval, or None where it has none."""
+        value = self.metrics.get(name)
+        if not isinstance(value, Mapping):
+            return None
+        return float(cast(float, value["low"])), float(cast(float, value["high"]))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A run folder."""
+
+    out: Path
+    recipe: Recipe
+    steps: tuple[tuple[Step, Manifest | None], ...]
+    points: tuple[Point, ...]
+    verdict: Verdict
+
+    @property
+    def seconds(self) -> float:
+        """Of all finished steps."""
+        return sum(manifest.seconds for _, manifest in self.steps if manifest)
+
+    @property
+    def ending(self) -> str:
+        """Why the loop ended before its last iteration or whose policy is kept; empty where there
+        is nothing to say.
+        """
+        verdict = self.verdict
+        kept = {None: "", "start": "the policy that the loop began with"}.get(
+            verdict.kept, f"{verdict.kept}/checkpoint"
+        )
+        if verdict.last is None:
+            return f"kept   {kept}: the best held-out score" if kept else ""
+        return f"stop   after iteration {verdict.last}: {verdict.why}\nkept   {kept}"
+
+    @property
+    def finished(self) -> bool:
+        """True when every step has its manifest."""
+        return all(manifest is not None for _, manifest in self.steps)
+
+
+def read_run(out: Path) -> Summary:
+    """Reads `recipe.yaml` and every manifest of a run folder."""
+    recipe = load_recipe(out / "recipe.yaml", plugin_options=False)
+    verdict = read_verdict(recipe, out)
+    steps = tuple((step, read_manifest(out / step.name)) for step in plan(recipe, verdict))
+    return Summary(out, recipe, steps, tuple(_points(steps)), verdict)
+
+
+def _points(steps: tuple[tuple[Step, Manifest | None], ...]) -> list[Point]:
+    seconds: dict[str, dict[str, float]] = {}
+    for step, manifest in steps:
+        if manifest is not None:
+            columns = seconds.setdefault(_owner(step), {})
+            column = KINDS.get(step.kind, "other")
+            columns[column] = columns.get(column, 0.0) + manifest.seconds
+    return [
+        Point(_owner(step), manifest.metrics, seconds[_owner(step)])
+        for step, manifest in steps
+        if step.kind == "evaluate" and manifest is not None
+    ]
+
+
+def _owner(step: Step) -> str:
+    first = step.name.split("/")[0]
+    return first if first.startswith("iter-") else "start"

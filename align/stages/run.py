@@ -1,0 +1,178 @@
+"""The order of a run: each step once; skipped where its key matches, refused where its inputs
+changed, else resumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from align.data.shards import whole_or_absent
+from align.errors import AlignError, InputsChanged, SetupError, StageError
+from align.recipe.load import resolved_yaml
+from align.stages.commands import Launch
+from align.stages.crew import Crew
+from align.stages.folder import RunFolder
+from align.stages.lock import locked
+from align.stages.making import Maker, Screen, clear
+from align.stages.manifest import changed
+from align.stages.nodes import Nodes
+from align.stages.redo import steps_to_redo
+from align.stages.steps import Step, plan
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run did."""
+
+    done: int
+    skipped: int
+
+
+def run_recipe(run: RunFolder, launch: Launch, screen: Screen, redo: Sequence[str] = ()) -> Outcome:
+    """Brings the run folder to the state the recipe describes; raises `AlignError`, also where the
+    folder can no longer be read or written.
+    """
+    crew = Crew(run.recipe.run.patience)
+    try:
+        if launch.node_rank > 0:
+            with Nodes(run.out, launch.nodes, launch.node_rank) as nodes, crew:
+                return _follow(Maker(run, launch, screen, nodes, crew))
+        # Locked first: where a run is under way here, its nodes must not hear of this one.
+        with locked(run.out), Nodes(run.out, launch.nodes, launch.node_rank) as nodes, crew:
+            return _lead_and_dismiss(Maker(run, launch, screen, nodes, crew), redo)
+    except BrokenPipeError:  # the screen's reader is gone; the folder is as it should be
+        raise
+    except OSError as error:
+        raise _of_the_disk(run, error) from error
+
+
+def _lead_and_dismiss(maker: Maker, redo: Sequence[str]) -> Outcome:
+    nodes = maker.nodes
+    try:
+        outcome = _lead(maker, redo)
+    except AlignError as error:
+        nodes.dismiss(error.exit_status, " ".join(str(error).split()))
+        raise
+    except KeyboardInterrupt:
+        nodes.dismiss(130, "interrupted")
+        raise
+    except OSError as error:
+        nodes.dismiss(StageError.exit_status, str(_of_the_disk(maker.run, error)))
+        raise
+    nodes.dismiss(0)
+    return outcome
+
+
+def _of_the_disk(run: RunFolder, error: OSError) -> StageError:
+    """What a full disk, a missing permission or the like means for the run."""
+    what = error.strerror or " ".join(str(error).split()) or type(error).__name__
+    # A write to an open file does not know its name.
+    where = str(error.filename) if error.filename is not None else f"somewhere in {run.out}"
+    return StageError(
+        f"{where}: {what}; kept are the steps that are finished and the parts of this one that are "
+        "whole: make room or mend the folder, and the same command goes on from there"
+    )
+
+
+def _lead(maker: Maker, redo: Sequence[str]) -> Outcome:
+    run = maker.run
+    steps = run.steps()
+    redone = steps_to_redo(steps, redo)
+    for step in steps:
+        if step.name not in redone.gone:
+            _refuse_if_changed(run, step)
+    for step in steps:  # only now: a step that refuses leaves everything as it was
+        if step.name in redone.gone:
+            clear(run, step)
+    with whole_or_absent(run.out / "recipe.yaml") as temporary:
+        temporary.write_text(resolved_yaml(run.recipe))
+    made: set[str] = set()
+    index = 0
+    # What is finished decides what is left: a stop ends the loop. It changes nothing that lies
+    # before the step that comes next.
+    while index < len(steps := run.steps()):
+        step = steps[index]
+        index += 1
+        if step.name in made:
+            continue
+        _refuse_if_changed(run, step)
+        manifest = run.manifest(step.name)
+        if manifest is not None:
+            maker.screen.skipped(step, manifest)
+            continue
+        batch = _batch(run, steps[index - 1 :])
+        keys = {one.name: maker.prepare(one, anew=one.name in redone.named) for one in batch}
+        # A step that is done again is made, not taken from where its last content may lie.
+        new = [one for one in batch if one.name not in redone.named]
+        fetched = [one.name for one in new if maker.fetch(one, keys[one.name])]
+        left = [one for one in batch if one.name not in fetched]
+        if left:
+            maker.make(left, keys)
+        made |= set(keys)
+    return Outcome(len(made), len(steps) - len(made))
+
+
+def _follow(maker: Maker) -> Outcome:
+    """On the other nodes: their part of what the first node announces, until it dismisses them."""
+    run, nodes, done = maker.run, maker.nodes, 0
+    steps = {step.name: step for step in plan(run.recipe)}
+    while True:
+        order = nodes.next_order()
+        if order.exit_status == 0:
+            return Outcome(done, 0)
+        if order.exit_status is not None:
+            raise order.failure()
+        try:
+            if (run.out / "recipe.yaml").read_text() != resolved_yaml(run.recipe):
+                raise SetupError(
+                    f"{run.out}/recipe.yaml, which node 0 wrote, is not this node's recipe; type "
+                    "the same command on every node"
+                )
+            batch = [steps[name] for name in order.steps]
+            maker.execute(batch)
+        except (AlignError, KeyboardInterrupt, OSError) as error:
+            nodes.report(" ".join(str(error).split()) or "interrupted")
+            raise
+        nodes.report()
+        done += len(batch)
+
+
+def _refuse_if_changed(run: RunFolder, step: Step) -> None:
+    manifest = run.manifest(step.name)
+    if manifest is None or not _ready(run, step):
+        return
+    key = run.key(step)
+    if manifest.key != key:
+        names = ", ".join(changed(manifest.key, key))
+        raise InputsChanged(
+            f"{run.folder(step.name)} was made from other inputs; changed: {names}. "
+            "Give a new output folder (--out DIR), or redo it and what follows from it (--redo "
+            f"{step.name})"
+        )
+
+
+def _batch(run: RunFolder, steps: Sequence[Step]) -> list[Step]:
+    """The next step, and the sampling steps right behind it that the same engine start can
+    serve.
+    """
+    batch = [steps[0]]
+    if steps[0].kind != "generate" or not _weights(steps[0]):
+        return batch
+    for step in steps[1:]:
+        waiting = step.kind == "generate" and run.manifest(step.name) is None and _ready(run, step)
+        if not waiting or _weights(step) != _weights(steps[0]):
+            break
+        batch.append(step)
+    return batch
+
+
+def _weights(step: Step) -> dict[str, str]:
+    return {role: name for role, name in step.inputs.items() if role.startswith("policy")}
+
+
+def _ready(run: RunFolder, step: Step) -> bool:
+    names = [
+        name.removeprefix("step:") for name in step.inputs.values() if name.startswith("step:")
+    ]
+    return all(run.manifest(name) is not None for name in names)

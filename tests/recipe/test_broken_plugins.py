@@ -1,0 +1,156 @@
+"""Names and options of plug-ins and data sets that are wrong: one error each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from align.errors import RecipeError
+from align.recipe.load import load_recipe
+from tests.recipe.broken import PLUGINS, POLICY, PREFS, SAMPLES, SCORED, check_error, one
+
+PLUGIN = {
+    "unknown option": one(
+        POLICY + "train:\n  data: {path: b}\n  objective:\n    name: dpo\n    betta: 0.1\n"
+        "  global_batch_size: 8\n",
+        6,
+        "train.objective.betta",
+        "is not an option of dpo",
+        'did you mean "beta"?',
+    ),
+    "unknown option beside a section's own": one(
+        SAMPLES + "score: {name: length, wieght: 2}\n",
+        4,
+        "score.wieght",
+        "not an option of length",
+        '"weight"',
+    ),
+    "unknown option in a list": one(
+        POLICY
+        + "prompts: {path: b}\ngenerate:\n  - {name: vllm}\n  - {name: vllm, max_tokens: 4}\n",
+        5,
+        "generate.1.max_tokens",
+        "is not an option of vllm",
+        '"max_new_tokens"',
+    ),
+    "unknown name": one(
+        SAMPLES + "score: {name: lenght}\n",
+        4,
+        "score.name",
+        '"lenght" is not a known reward',
+        '"length"',
+    ),
+    "unknown name, nothing near": one(
+        SCORED + "select: {name: qqq}\n",
+        5,
+        "select.name",
+        "not a known selection",
+        "best_of_n, statistical_rejection",
+    ),
+    "unknown judge": one(
+        SCORED + "pair:\n  name: max_min\n  judge: {name: pairwise_modl}\n",
+        7,
+        "pair.judge.name",
+        "not a known reward",
+        '"pairwise_model"',
+    ),
+    "module that is not there": one(
+        SCORED + "select: {name: nowhere.Rule}\n",
+        5,
+        "select.name",
+        "cannot be imported: No module named 'nowhere'",
+        "check the dotted name",
+    ),
+    "class that is not there": one(
+        SCORED + f"select: {{name: {PLUGINS}.Treshold}}\n",
+        5,
+        "select.name",
+        "has no class Treshold",
+        '"Threshold"',
+    ),
+    "class without fields": one(
+        SCORED + f"select: {{name: {PLUGINS}.NotADataclass}}\n",
+        5,
+        "select.name",
+        "is not a dataclass",
+        "@dataclass(frozen=True)",
+    ),
+    "objective without needs": one(
+        POLICY + PREFS.replace("dpo", f"{PLUGINS}.NoNeeds") + "}",
+        2,
+        "train.objective.name",
+        "has no `needs`",
+        "add needs",
+    ),
+    "missing option": one(
+        SCORED + f"select: {{name: {PLUGINS}.Threshold}}\n",
+        5,
+        "select.above",
+        "is required",
+        'add "above"',
+    ),
+    "option of a wrong type": one(
+        SCORED + f"select:\n  name: {PLUGINS}.Threshold\n  above: high\n",
+        7,
+        "select.above",
+        'must be a number, not the text "high"',
+        "change",
+    ),
+    "option of a wrong choice": one(
+        SCORED + f"select: {{name: {PLUGINS}.Threshold, above: 1, mode: sof}}\n",
+        5,
+        "select.mode",
+        'must be "hard" or "soft"',
+        '"soft"',
+    ),
+    "option that its class refuses": one(
+        SCORED + f"select: {{name: {PLUGINS}.Threshold, above: 1, keep: 0}}\n",
+        5,
+        "select",
+        "keep must be at least 1, not 0",
+        "",
+    ),
+    "unknown data set": one(
+        POLICY + "sft: {data: {name: adition}}\n",
+        2,
+        "sft.data.name",
+        "not a known dataset",
+        '"addition"',
+    ),
+    "unknown key of a source": one(
+        POLICY + "sft:\n  data: {path: b, spilt: test}\n",
+        3,
+        "sft.data.spilt",
+        "is not a key of sft.data",
+        '"split"',
+    ),
+    "unknown key in a mix": one(
+        POLICY + "sft:\n  data:\n    mix:\n      - {path: b}\n      - {path: c, wieght: 2}\n",
+        6,
+        "sft.data.mix.1.wieght",
+        "is not a key of sft.data.mix.1",
+        '"weight"',
+    ),
+    "unknown stop score": one(
+        POLICY + "sft: {data: {path: b}, stop: {score: exact, at: 0.5}}\n",
+        2,
+        "sft.stop.score",
+        '"exact" is not a known reward',
+        '"exact_match"',
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLUGIN)
+def test_error_has_file_line_key_and_remedy(name: str, tmp_path: Path) -> None:
+    check_error(PLUGIN[name], tmp_path)
+
+
+def test_message_of_the_style_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("x.yaml").write_text(PLUGIN["unknown option"].text)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("x.yaml")
+    expected = 'x.yaml:6: train.objective.betta is not an option of dpo; did you mean "beta"?'
+    assert str(caught.value) == expected

@@ -1,0 +1,99 @@
+"""Reading a run: tables, page and JSON from hand-made manifests."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from align.report.chart import line_chart
+from align.report.html import write_report
+from align.report.summary import Summary, read_run
+from align.report.table import closing_tables
+from align.stages.manifest import Manifest, write_manifest
+from align.stages.steps import plan
+
+RECIPE = """
+run: {name: made-up <b>, iterations: 1}
+policy: {path: org/sft}
+prompts: {path: org/prompts, per_iteration: 8}
+generate: {name: vllm, n: 4}
+score: {name: exact_match}
+pair: {name: max_min}
+train: {objective: {name: dpo}, global_batch_size: 8}
+evaluate: {prompts: {path: org/prompts, split: test}}
+"""
+MEASURED = {
+    "start": {"score": {"mean": 0.25, "low": 0.2, "high": 0.3}},
+    "iter-000": {
+        "score": {"mean": 0.5, "low": 0.45, "high": 0.55},
+        "gain": {"mean": 0.25, "low": 0.2, "high": 0.29},
+        "kl": {"mean": 1.5, "low": 1.4, "high": 1.6},
+    },
+}
+
+
+@pytest.fixture
+def made_up(tmp_path: Path) -> Summary:
+    """A finished run: each step took 2 s."""
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    for step in plan(read_run(tmp_path).recipe):
+        measured = MEASURED[step.name.split("/")[0]] if step.kind == "evaluate" else {}
+        metrics = {**measured, "pass@1": measured["score"]} if measured else {}
+        manifest = Manifest(step.name, step.kind, {}, "c0ffee", {"rows": 3}, metrics, 2.0, "2026")
+        write_manifest(tmp_path / step.name, manifest)
+    return read_run(tmp_path)
+
+
+def _text(summary: Summary) -> str:
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    for table in closing_tables(summary):
+        console.print(table)
+    return console.export_text()
+
+
+def test_the_tables_fit_80_columns_and_show_every_number(made_up: Summary) -> None:
+    text = _text(made_up)
+    assert "…" not in text
+    row = next(line for line in text.splitlines() if line.startswith("iter-000"))
+    expected = "iter-000 0.500 [0.450, 0.550] 0.500 +0.250 [+0.200, +0.290] 1.50 -"
+    assert " ".join(row.split()) == expected
+    assert "start     0.250 [0.200, 0.300]" in text
+
+
+def test_seconds_are_summed_by_kind(made_up: Summary) -> None:
+    """iter-000 samples twice (its own prompts and the evaluation's), trains once."""
+    point = made_up.points[1]
+    assert point.seconds == {
+        "other": 4.0,
+        "sample": 4.0,
+        "score": 4.0,
+        "train": 2.0,
+        "evaluate": 2.0,
+    }
+    assert made_up.seconds == 2.0 * len(made_up.steps) and made_up.finished
+
+
+def test_the_page_holds_the_numbers_and_escapes_names(made_up: Summary) -> None:
+    page = write_report(made_up).read_text()
+    assert "0.500 <span class=dim>[0.450, 0.550]</span>" in page
+    assert "made-up &lt;b&gt;" in page and "<b>" not in page
+    assert page.count("<svg") == 2, "pass@1 and score move; gain and KL have one point"
+    report = json.loads((made_up.out / "report.json").read_text())
+    assert report["policies"][1]["metrics"]["gain"]["mean"] == 0.25 and report["finished"] is True
+
+
+def test_an_unfinished_run_says_so(made_up: Summary) -> None:
+    (made_up.out / "iter-000" / "checkpoint" / "manifest.json").unlink()
+    summary = read_run(made_up.out)
+    assert not summary.finished
+    assert "not finished" in write_report(summary).read_text()
+
+
+def test_chart_puts_the_larger_value_higher() -> None:
+    chart = line_chart("score", [("a", 0.0, None), ("b", 1.0, (0.5, 1.5))])
+    (points,) = [part.split('"')[1] for part in chart.split("<polyline ")[1:]]
+    (_, low), (_, high) = [tuple(map(float, point.split(","))) for point in points.split()]
+    assert high < low, "SVG counts y from the top"
