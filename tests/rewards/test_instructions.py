@@ -292,7 +292,7 @@ def test_hostile_texts_take_no_longer_than_others() -> None:
         "capital_relation": "at least",
         "capital_frequency": 1,
     }
-    started = time.monotonic()
+    started = time.process_time()
     for hostile in ("[", "\n", ".", "<<", "*", '"', "```a\n", "A ", "p.", "{", "<think>"):
         text = hostile * (100_000 // len(hostile)) + "x"
         for rule in (
@@ -315,4 +315,4 @@ def test_hostile_texts_take_no_longer_than_others() -> None:
         FormatTags().open().score([Group(Prompt.of("?"), (sample_of(Prompt.of("?"), 0, text),))])
         last_number(text)
         last_boxed(text)
-    assert time.monotonic() - started < 30
+    assert time.process_time() - started < 30

@@ -131,7 +131,7 @@ def test_detached_children_end_with_the_program(box: Box) -> None:
     )
     started = time.monotonic()
     assert run(box, program).output == "done\n"
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 45
     assert (
         run(box, "import os\nprint(len([p for p in os.listdir('/proc') if p.isdigit()]))").output
         == "2\n"

@@ -111,7 +111,7 @@ def test_a_lost_workers_shard_is_made_by_the_other(
     commands: Callable[..., list[Command]], tmp_path: Path, number: signal.Signals, cause: str
 ) -> None:
     _signal_a_holder(tmp_path, number)
-    with Crew(patience=60, silent=2) as crew:
+    with Crew(patience=60, silent=4) as crew:
         lost, _ = _work(crew, commands(), tmp_path)
     assert cause in lost and lost.startswith("lost worker")
     assert len(parts(tmp_path)) == 6
@@ -120,9 +120,9 @@ def test_a_lost_workers_shard_is_made_by_the_other(
 def test_a_worker_that_hangs_with_a_beating_heart_is_lost(
     commands: Callable[..., list[Command]], tmp_path: Path
 ) -> None:
-    with Crew(patience=3, silent=60) as crew:
+    with Crew(patience=10, silent=60) as crew:
         lost, _ = _work(crew, commands("hangs-0"), tmp_path)
-    assert "lost worker 0: it finished nothing for 3 s (run.patience)" in lost
+    assert "lost worker 0: it finished nothing for 10 s (run.patience)" in lost
     assert len(parts(tmp_path)) == 6
 
 

@@ -13,7 +13,7 @@ from align.data.shards import write_part
 from align.records import Score
 from align.stages.leases import Claims, Lease, LeaseLost, Shard, read_lease
 
-QUICK = Claims(silent=0.6, beat=0.1)
+QUICK = Claims(silent=2.0, beat=0.1)
 
 
 def _make(lease: Lease) -> int:
@@ -49,11 +49,11 @@ def test_a_lease_in_use_outlives_the_silence_that_frees_others(tmp_path: Path) -
     """Its holder works for twice as long; another that waits gets nothing."""
     shard, taken = Shard(tmp_path, 0), []
     waits = threading.Thread(target=lambda: taken.extend(_make(one) for one in QUICK.over([shard])))
-    for lease in Claims(silent=0.6, beat=0.1).over([shard]):
+    for lease in QUICK.over([shard]):
         waits.start()
-        time.sleep(1.2)
+        time.sleep(2 * QUICK.silent)
         lease.advance(3)
-        time.sleep(0.3)
+        time.sleep(10 * QUICK.beat)
         holder = read_lease(shard.lease)
         assert holder is not None and holder.beat > 5 and holder.done == 3
         _make(lease)
