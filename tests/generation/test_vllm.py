@@ -231,7 +231,7 @@ def test_adapters_are_sampled_from_without_a_merge_and_odd_ones_with(
         sampler.sync(weights)
         assert sampler.restarts == 0
         assert sampler.mismatch is not None and sampler.mismatch.largest < 1e-4
-        assert (sampler._engine._merged is not None) == is_merged
+        assert sampler._engine.loaded.is_merged == is_merged
         samples = list(sampler.generate(PROMPTS[:1]))
         assert samples[0].policy == fingerprint(weights)
         decoder = ModelDecoder(weights, "float32")
