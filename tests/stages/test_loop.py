@@ -16,9 +16,11 @@ from safetensors.torch import load_file
 
 from align.data.shards import read_records
 from align.errors import InputError, InputsChanged
+from align.inference.decode import ModelDecoder
 from align.publish.run import Target, publish_run
 from align.recipe.sections import Recipe
-from align.records import Json, Pair, Prompt, Sample
+from align.records import Json, Pair, Prompt, Sample, WeightsRef
+from align.report.html import write_report
 from align.report.summary import read_run
 from align.stages.folder import RunFolder
 from align.stages.making import Maker
@@ -284,3 +286,27 @@ def test_policies_that_are_worse_than_the_first_are_not_published(
     assert run.verdict().kept == "start" and not target.exists()
     with pytest.raises(InputError, match="the loop kept the policy that it began with"):
         publish_run(run.out, Target(folder=target))
+
+
+def test_a_sampler_that_held_stale_weights_is_counted_and_changes_nothing(
+    run_loop: Run, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first load of the trained policy gives the first one's weights; the probe beside it
+    tells (I4).
+    """
+    whole, _ = run_loop(out="whole", run={"iterations": 1})
+    load, planted = ModelDecoder.load, list[str]()
+
+    def load_stale(decoder: ModelDecoder, weights: WeightsRef) -> None:
+        is_planted = weights.base != str(tiny_llama) and not planted
+        planted.extend([weights.base] if is_planted else [])
+        load(decoder, WeightsRef(str(tiny_llama)) if is_planted else weights)
+
+    monkeypatch.setattr(ModelDecoder, "load", load_stale)
+    run, _ = run_loop(run={"iterations": 1})
+    assert planted == [str(run.folder("iter-000/checkpoint"))]
+    assert facts(run, "start/eval/samples")[0]["engine_restarts"] == 0
+    assert facts(run, "iter-000/eval/samples")[0]["engine_restarts"] == 1
+    for name in ("iter-000/checkpoint", "iter-000/eval/samples"):
+        assert run.content(f"step:{name}") == whole.content(f"step:{name}")
+    assert "1 engine restarts" in write_report(read_run(run.out)).read_text()
