@@ -21,6 +21,7 @@ from align.publish.run import Target, publish_run
 from align.recipe.sections import Recipe
 from align.records import Json, Pair, Prompt, Sample, WeightsRef
 from align.report.html import write_report
+from align.report.screen import RichScreen
 from align.report.summary import read_run
 from align.stages.folder import RunFolder
 from align.stages.making import Maker
@@ -109,12 +110,36 @@ def test_average_reference_and_replayed_window(run_loop: Run, tiny_llama: Path) 
     assert all(kl > 0.01 for kl in kls), "to the first policy, after every iteration"
 
 
-def test_choices_of_later_iterations_leave_the_first_alone(run_loop: Run) -> None:
-    """Other history, reference and start: iteration 0 has none of them yet, so it stays."""
-    _, first = run_loop(run={"iterations": 1})
-    later = {"reference": "previous", "history": "all"}
-    same, second = run_loop(run={"iterations": 2}, train=later)
-    assert second.skipped == first.done and first.skipped == 0
+def test_choices_of_later_iterations_leave_the_first_alone_and_the_result_is_published_anew(
+    run_loop: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other history, reference and start: iteration 0 has none of them yet, so it stays. What was
+    published follows the run's result, and then the recipe's place, each said in one line.
+    """
+    said: list[str] = []
+    monkeypatch.setattr(RichScreen, "say", lambda screen, text: said.append(text))
+    here, there = tmp_path / "here", tmp_path / "there"
+    _, first = run_loop(run={"iterations": 1}, publish={"folder": str(here)})
+    assert not said
+    more: dict[str, dict[str, object]] = {
+        "run": {"iterations": 2},
+        "train": {"reference": "previous", "history": "all"},
+    }
+    same, second = run_loop(**more, publish={"folder": str(here)})
+    assert second.skipped == first.done - 1 and first.skipped == 0
+    assert said == [
+        "publish is done again: published was iter-000/checkpoint, and the run now results in "
+        "iter-001/checkpoint"
+    ]
+    weights = (same.folder("iter-001/checkpoint") / "model.safetensors").read_bytes()
+    assert (here / "model.safetensors").read_bytes() == weights
+    assert facts(same, "publish")[1]["step"] == "iter-001/checkpoint"
+    _, third = run_loop(**more, publish={"folder": str(there)})
+    assert third == Outcome(1, first.done + second.done - 2)
+    assert said[1].startswith("publish is done again: changed: section.folder (")
+    assert (there / "model.safetensors").read_bytes() == weights
+    _, fourth = run_loop(**more, publish={"folder": str(there)})
+    assert fourth.done == 0 and len(said) == 2
     assert facts(same, "iter-001/checkpoint")[1]["reference"] == "iter-000/checkpoint"
     assert facts(same, "iter-001/checkpoint")[1]["history"] == ["iter-000"]
 
