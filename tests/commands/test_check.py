@@ -78,7 +78,11 @@ def test_a_loop_that_divides_all_prompts_is_told_that_it_cannot_be_extended(tmp_
     (note,) = make_plan(load_recipe(path, [prompts])).notes
     assert note.startswith("prompts.per_iteration: is not set, so each of 3 iterations takes")
     assert "an equal share of the prompts (3)" in note
-    for overrides in ([], [prompts, "prompts.per_iteration=3"], [prompts, "run.iterations=1"]):
+    for overrides in (
+        [],
+        [prompts, "prompts.per_iteration=3"],
+        [prompts, "run.iterations=1", "train.history=current"],
+    ):
         assert make_plan(load_recipe(path, overrides)).notes == []
 
 
