@@ -4,9 +4,9 @@
     python -m tests.end_to_end.chaos --out /tmp/chaos --seed 1 --save benchmarks/results/chaos.md
 
 Every kill is SIGKILL, of `align run` alone (its children must notice) or of its whole tree at once,
-at a random moment of a stage: uniform over the time that the stage took undisturbed, at the latest
-when all is written but its manifest; or as soon as a shard or a checkpoint is half written. Then
-the same command is typed again.
+at a random moment of a stage, uniform over the time that the stage took undisturbed, or as soon as
+a shard or a checkpoint is half written; at the latest when all is written but the stage's manifest.
+Then the same command is typed again.
 """
 
 from __future__ import annotations
@@ -109,16 +109,14 @@ def strike(
     while process.poll() is None:
         if (folder / "manifest.json").is_file():
             break
-        if not began and (folder / "pending.json").is_file():
+        if not began and is_newer(folder / "pending.json", since):
             began = time.monotonic()
         passed = time.monotonic() - began if began else 0.0
-        if when == "moment":
-            is_due = passed >= seconds or is_all_but_finished(folder, parts, since)
-        else:
-            is_due = is_half_written(folder, when)
-        if began and is_due:
+        is_half = when != "moment" and is_half_written(folder, when)
+        is_due = is_half or (when == "moment" and passed >= seconds)
+        if began and (is_due or is_all_but_finished(folder, parts, since)):
             _kill(process, tree=tree)
-            return Kill(step, when, tree, passed, describe(folder))
+            return Kill(step, when if is_half else "moment", tree, passed, describe(folder))
         time.sleep(0.003)
     _kill(process, tree=tree)
     return None
@@ -136,9 +134,14 @@ def is_all_but_finished(folder: Path, parts: int, since: float) -> bool:
     if parts:
         return len(list(folder.glob("part-*.parquet"))) == parts
     last = [*folder.glob("*.safetensors"), *folder.glob("result.json")]
+    return any(is_newer(path, since) for path in last)
+
+
+def is_newer(path: Path, since: float) -> bool:
+    """Whether the file was written after this Unix time."""
     try:
-        return any(path.stat().st_mtime > since for path in last)
-    except FileNotFoundError:  # cleared just now: made from other inputs
+        return path.stat().st_mtime > since
+    except FileNotFoundError:
         return False
 
 
