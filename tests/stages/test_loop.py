@@ -286,9 +286,9 @@ def test_kl_budget_ends_the_loop_and_keeps_the_policy_before(run_loop: Run, tmp_
     }
     with pytest.raises(InputsChanged, match=r"section\.kl .*--redo iter-000/stop"):
         run_loop(**higher)
-    del higher["publish"]
     on, _ = run_loop(redo=["stop"], **higher)
     assert facts(on, "iter-002/stop")[0]["stopped"] == 0
+    assert facts(on, "publish")[1]["step"] == "iter-002/checkpoint", "the new verdict's"
     assert on.content("step:iter-002/checkpoint") == whole.content("step:iter-002/checkpoint")
 
 
