@@ -78,7 +78,7 @@ def _run(args: argparse.Namespace, out: Path, log: Path) -> None:
 
 def _shares(out: Path, screen: str) -> list[str]:
     """Wall time by kind of step, from the moment that the first engine runs."""
-    started = re.search(r"^(\S+) engine started in (\S+) s", screen, re.MULTILINE)
+    started = re.search(r"^(\S+) engine started (?:anew )?in (\S+) s", screen, re.MULTILINE)
     assert started is not None, "the run started no engine; give a new --out"
     done = {match[2]: float(match[1]) for match in re.finditer(r"^(\S+) done (\S+)", screen, re.M)}
     # The line is printed when the batch is done, of which the start is no part.

@@ -40,6 +40,8 @@ def _check(path: str, overrides: list[str]) -> None:
         console.print(Text(line))
     for line in plan.unset:
         console.print(Text(f"warning: {line}"))
+    for line in plan.notes:
+        console.print(Text(f"note: {line}"))
     if plan.unverified:
         console.print(Text("not verified (on the Hub, not looked up):"))
         for line in plan.unverified:

@@ -51,6 +51,8 @@ class Plan:
     """Hub ids, each with its key."""
     unset: list[str]
     """Variables for tokens that are not set here."""
+    notes: list[str]
+    """What is allowed, and may be regretted later; each with its key."""
 
 
 def make_plan(recipe: Recipe) -> Plan:
@@ -60,7 +62,22 @@ def make_plan(recipe: Recipe) -> Plan:
     lines = [Line(step.name, *_describe(recipe, step, found)) for step in steps]
     hub = [f"{dotted(key)}: {path}" for key, path in all_paths(recipe) if not is_local(path)]
     sizes = estimates(recipe, steps, found)
-    return Plan(_folded(lines), sizes, list(dict.fromkeys(hub)), unset_variables(recipe))
+    unverified, notes = list(dict.fromkeys(hub)), _notes(recipe, found)
+    return Plan(_folded(lines), sizes, unverified, unset_variables(recipe), notes)
+
+
+def _notes(recipe: Recipe, found: dict[str, Amount]) -> list[str]:
+    """A loop whose iterations divide all prompts among them cannot be given another one later."""
+    prompts, iterations = recipe.prompts, recipe.run.iterations
+    if prompts is None or prompts.per_iteration is not None or iterations == 1:
+        return []
+    count = found["iter-000/prompts"].total if "iter-000/prompts" in found else None
+    taken = f" ({count:,})" if count else ""
+    return [
+        f"prompts.per_iteration: is not set, so each of {iterations} iterations takes an equal "
+        f"share of the prompts{taken} and the run cannot be extended by more iterations; set it "
+        "where that may be wanted"
+    ]
 
 
 def _folded(lines: Sequence[Line]) -> list[Line]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields
@@ -106,6 +107,13 @@ def write_part(folder: Path, index: int, records: Sequence[Record], kind: type[R
     return path
 
 
+def beside(path: Path) -> Path:
+    """A hidden name beside `path` that nobody else uses; processes of two nodes may have one
+    number.
+    """
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
+
+
 @contextmanager
 def whole_or_absent(path: Path) -> Iterator[Path]:
     """A place beside `path` to write to, renamed to it at the end.
@@ -113,7 +121,7 @@ def whole_or_absent(path: Path) -> Iterator[Path]:
     Where that fails nothing is left behind, and the `OSError` names `path`: that of a write to a
     full disk names no file.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = beside(path)
     try:
         yield temporary
         temporary.replace(path)

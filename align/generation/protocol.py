@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from align.inference.probe import Mismatch
 from align.records import Prompt, Sample, WeightsRef
 
 
@@ -29,6 +30,13 @@ class Setting:
 
 class Sampler(Protocol):
     """An engine that holds weights."""
+
+    @property
+    def misses(self) -> Sequence[Mismatch]:
+        """What probes found when the engine, just started or synced, did not hold the trainer's
+        weights (I4); each was cured by a new start. Handed on with the engine.
+        """
+        ...
 
     def generate(self, prompts: Sequence[Prompt]) -> Iterable[Sample]:
         """n samples for each prompt, all of one prompt before the next, in the prompts' order.

@@ -14,6 +14,7 @@ from pydantic import Field
 from align.data.shards import parts, read_records
 from align.errors import DataError, StageError
 from align.generation.protocol import Sampler, Setting
+from align.inference.probe import Mismatch
 from align.records import Prompt, Sample, Score, WeightsRef
 
 Record = TypeVar("Record", Prompt, Sample, Score)
@@ -75,6 +76,8 @@ class StoredSampler:
     """Read samples. Weights do not matter to them."""
 
     def __init__(self, options: Stored, setting: Setting, store: Store) -> None:
+        self.misses: list[Mismatch] = []
+        """None: there are no weights to probe."""
         self._options, self._setting, self._store = options, setting, store
 
     def prompts(self) -> list[Prompt]:

@@ -106,6 +106,8 @@ class TransformersSampler:
 
         self.mismatch: Mismatch | None = None
         """Of the last verification; None where the checkpoint has no probe."""
+        self.misses: list[Mismatch] = []
+        """Of probes that made the model be loaded again."""
         self._options, self._decoder, self._weights = options, decoder, weights
         self._setting, self._log = setting, log
         self._cold: float | None = None
@@ -117,7 +119,7 @@ class TransformersSampler:
         if (setting.dtype, setting.trust_remote_code) != kept:
             return None
         other = TransformersSampler(options, self._decoder, self._weights, setting, self._log)
-        other.mismatch, other._cold = self.mismatch, self._cold
+        other.mismatch, other.misses, other._cold = self.mismatch, [*self.misses], self._cold
         return other
 
     def generate(self, prompts: Sequence[Prompt]) -> Iterator[Sample]:
@@ -159,7 +161,7 @@ class TransformersSampler:
         self.mismatch = verify_probe(
             local_folder(self._weights.adapter or self._weights.base),
             self._decoder.score,
-            lambda: self._decoder.load(self._weights),
+            self._load_again,
             dtype=self._setting.dtype,
             max_tokens=self._decoder.context,
             cold=self._cold,
@@ -176,3 +178,7 @@ class TransformersSampler:
     def close(self) -> None:
         """Frees the model."""
         self._decoder.close()
+
+    def _load_again(self, miss: Mismatch) -> None:
+        self.misses.append(miss)
+        self._decoder.load(self._weights)

@@ -108,8 +108,8 @@ class VllmSampler:
 
         self.mismatch: Mismatch | None = None
         """Of the last verification; None where the checkpoint has no probe."""
-        self.restarts = 0
-        """Times that a probe made the engine start anew."""
+        self.misses: list[Mismatch] = []
+        """Of probes that made the engine start anew."""
         self._options, self._engine, self._weights = options, engine, weights
         self._setting, self._log = setting, log
         self._cold: float | None = None
@@ -120,7 +120,7 @@ class VllmSampler:
         if _engine_of(options, setting) != _engine_of(self._options, self._setting):
             return None
         other = VllmSampler(options, self._engine, self._weights, setting, self._log)
-        other.mismatch, other.restarts, other._cold = self.mismatch, self.restarts, self._cold
+        other.mismatch, other.misses, other._cold = self.mismatch, [*self.misses], self._cold
         return other
 
     def generate(self, prompts: Sequence[Prompt]) -> Iterator[Sample]:
@@ -178,8 +178,8 @@ class VllmSampler:
         """Frees the engine."""
         self._engine.close()
 
-    def _restart(self) -> None:
-        self.restarts += 1
+    def _restart(self, miss: Mismatch) -> None:
+        self.misses.append(miss)
         self._engine.restart()
 
 

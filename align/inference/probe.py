@@ -132,7 +132,7 @@ def check_probe(
 def verify_probe(
     folder: Path,
     score: Callable[[Sequence[Row]], list[list[float]]],
-    restart: Callable[[], None],
+    restart: Callable[[Mismatch], None],
     *,
     dtype: str,
     max_tokens: int,
@@ -142,8 +142,8 @@ def verify_probe(
     """Holds a sampler that has just loaded the weights in `folder` to the probe beside them; None
     without a probe.
 
-    On a miss the sampler is restarted once and the event logged; a second miss raises
-    `NumericsError`.
+    On a miss the event is logged and `restart`, which is told of it, called once; a second miss
+    raises `NumericsError`.
     """
     probe = read_probe(folder)
     probe = None if probe is None else probe.fit(max_tokens)
@@ -158,7 +158,7 @@ def verify_probe(
             mismatch.largest,
             mismatch.limit,
         )
-        restart()
+        restart(mismatch)
         mismatch = check_probe(score(probe.rows), probe.logps, dtype, cold)
     if mismatch.is_miss:
         raise NumericsError(

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
-from align.data.shards import parts, read_records
+from align.data.shards import beside, parts, read_records
 from align.errors import StageError
 from align.records import Json, Prompt, Sample, Score, content_id
 from align.rewards.overdue import is_late
@@ -148,8 +148,7 @@ def _copy(source: Path, target: Path) -> None:
     for folder in (child for child in source.iterdir() if child.is_dir() and parts(child)):
         _copy(folder, target / folder.name)
     for file in files:
-        temporary = target / f".{file.name}.{os.getpid()}"
-        temporary.unlink(missing_ok=True)
+        temporary = beside(target / file.name)
         try:
             os.link(file, temporary)
         except OSError:

@@ -19,7 +19,7 @@ from align.progress import Progress, counted_as_work
 from align.records import Json, Prompt, Sample, Score, WeightsRef, derive_seed
 from align.registry import build
 from align.stages.cache import known_samples
-from align.stages.engine import Engine
+from align.stages.engine import Engine, write_restarts
 from align.stages.folder import RunFolder
 from align.stages.leases import Claims, Lease, LeaseLost, Shard
 from align.stages.manifest import Result, write_result
@@ -144,6 +144,7 @@ def _write_shard(lease: Lease, work: _Work, engine: Engine, bar: Progress) -> No
         if sampler is None:
             assert source.weights is not None
             sampler = engine.serve(source.generator, source.weights, source.setting)
+            write_restarts(lease.shard.folder, engine.take_restarts())
         began, tokens = time.monotonic(), 0
         with counted_as_work(lease.shard.folder):
             for sample in sampler.generate(wanted):

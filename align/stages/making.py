@@ -20,6 +20,7 @@ from align.stages.bodies import Body, collect, idle, in_process
 from align.stages.cache import CACHED_KINDS, SOURCES_NAME, fetch, offer, store
 from align.stages.commands import Launch, commands, visible_devices
 from align.stages.crew import Crew
+from align.stages.engine import RESTARTS_NAME
 from align.stages.execute import execute
 from align.stages.folder import RunFolder
 from align.stages.generating import expected_parts
@@ -224,7 +225,7 @@ class Maker:
         self._intact[folder] = _stamp(folder)
         (folder / PENDING_NAME).unlink(missing_ok=True)
         forget_leases(folder)
-        for name in (SOURCES_NAME, WORK_NAME):
+        for name in (SOURCES_NAME, WORK_NAME, RESTARTS_NAME):
             (folder / name).unlink(missing_ok=True)
         return manifest
 

@@ -137,6 +137,8 @@ class Nodes:
             for rank in sorted(waiting):
                 found = self._hear(f"done-{rank}", rank)
                 if found is not None and found["sequence"] == self._sequence:
+                    if found["cause"]:  # said since `check` looked
+                        raise StageError(f"node {rank}: {found['cause']}")
                     waiting.discard(rank)
             if waiting:
                 time.sleep(POLL_SECONDS)
@@ -196,7 +198,7 @@ class Nodes:
         deadline = time.monotonic() + JOIN_SECONDS
         while time.monotonic() < deadline:
             # the leader clears the folder as it starts, also under the hands of who writes there
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError, FileExistsError):
                 if self._is_joined():
                     return
             time.sleep(POLL_SECONDS)

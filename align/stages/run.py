@@ -15,10 +15,17 @@ from align.stages.crew import Crew
 from align.stages.folder import RunFolder
 from align.stages.lock import locked
 from align.stages.making import Maker, Screen, clear
-from align.stages.manifest import changed
+from align.stages.manifest import Manifest, changed
 from align.stages.nodes import Nodes
 from align.stages.redo import steps_to_redo
 from align.stages.steps import Step, plan
+
+_ITERATIONS = "section.iterations"
+_FIXED_LENGTH = (
+    "Without prompts.per_iteration each iteration takes its share of all prompts, so that the "
+    "number of iterations (run.iterations) is fixed when a run begins; with it a run can be given "
+    "more. "
+)
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,10 @@ def _lead(maker: Maker, redo: Sequence[str]) -> Outcome:
             continue
         _refuse_if_changed(run, step)
         manifest = run.manifest(step.name)
-        if manifest is not None:
+        why = _why_published_again(run, step, manifest)
+        if why:
+            maker.screen.say(f"{step.name} is done again: {why}")
+        elif manifest is not None:
             maker.screen.skipped(step, manifest)
             continue
         batch = _batch(run, steps[index - 1 :])
@@ -140,16 +150,31 @@ def _follow(maker: Maker) -> Outcome:
 
 def _refuse_if_changed(run: RunFolder, step: Step) -> None:
     manifest = run.manifest(step.name)
-    if manifest is None or not _ready(run, step):
+    if manifest is None or step.kind == "publish" or not _ready(run, step):
         return
     key = run.key(step)
     if manifest.key != key:
-        names = ", ".join(changed(manifest.key, key))
+        names = changed(manifest.key, key)
+        fixed = _FIXED_LENGTH if [name.split()[0] for name in names] == [_ITERATIONS] else ""
         raise InputsChanged(
-            f"{run.folder(step.name)} was made from other inputs; changed: {names}. "
-            "Give a new output folder (--out DIR), or redo it and what follows from it (--redo "
-            f"{step.name})"
+            f"{run.folder(step.name)} was made from other inputs; changed: {', '.join(names)}. "
+            f"{fixed}Give a new output folder (--out DIR), or redo it and what follows from it "
+            f"(--redo {step.name})"
         )
+
+
+def _why_published_again(run: RunFolder, step: Step, manifest: Manifest | None) -> str:
+    """What changed since the result was published; empty for other steps, and where nothing did.
+
+    Publishing is the end of a run: no step reads it, and a run that got longer has another result.
+    So it follows by itself where other steps refuse.
+    """
+    if manifest is None or step.kind != "publish" or manifest.key == (key := run.key(step)):
+        return ""
+    before, now = manifest.metrics.get("step"), step.step("model")
+    if before != now:
+        return f"published was {before}, and the run now results in {now}"
+    return f"changed: {', '.join(changed(manifest.key, key))}"
 
 
 def _batch(run: RunFolder, steps: Sequence[Step]) -> list[Step]:

@@ -23,6 +23,7 @@ from align.rewards.overdue import is_late
 from align.rewards.protocol import Group, Judge, Reward, Scorer
 from align.rewards.sources import open_judge, weigh_sources
 from align.stages.cache import known_scores
+from align.stages.engine import read_restarts
 from align.stages.folder import RunFolder
 from align.stages.kept import Kept
 from align.stages.leases import Claims, Shard
@@ -152,6 +153,7 @@ def count_samples(run: RunFolder, step: Step) -> Result:
         "truncated": sum(sample.finish == "length" for sample in samples),
         "without_logps": sum(sample.logps is None for sample in samples),
         "tokens": tokens,
+        "engine_restarts": read_restarts(run.folder(step.name)),
         **read_result(run.folder(step.name)).counts,
     }
     return Result(counts, {"mean_tokens": tokens / len(samples)} if samples else {})

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from align.data.shards import beside
 from align.errors import DataError, InputError
 from align.inference.agreement import find_layout, probe_rows
 from align.inference.logps import TokenRow, completion_logps
@@ -96,7 +96,7 @@ def cached_logps(
 
 def _write(path: Path, key: str, values: Sequence[Tensor]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}")
+    temporary = beside(path)
     sizes = torch.tensor([len(value) for value in values])
     flat = torch.cat([*values, torch.empty(0)])
     save_file({"logps": flat, "sizes": sizes}, temporary, metadata={"key": key})

@@ -68,6 +68,24 @@ def test_plan_of_an_online_run(tmp_path: Path) -> None:
     assert one["iter-000..002/checkpoint"] == ("pairs", "dpo: at most 157 optimizer steps of 128")
 
 
+def test_a_loop_that_divides_all_prompts_is_told_that_it_cannot_be_extended(tmp_path: Path) -> None:
+    """Ten prompts, of which none is held out, in three iterations: three each."""
+    rows = tmp_path / "prompts.jsonl"
+    rows.write_text("".join(f'{{"prompt": "{i}"}}\n' for i in range(10)))
+    path = tmp_path / "x.yaml"
+    path.write_text(design_recipes.ONLINE_DPO)
+    prompts = f"prompts={{path: {rows}}}"
+    (note,) = make_plan(load_recipe(path, [prompts])).notes
+    assert note.startswith("prompts.per_iteration: is not set, so each of 3 iterations takes")
+    assert "an equal share of the prompts (3)" in note
+    for overrides in (
+        [],
+        [prompts, "prompts.per_iteration=3"],
+        [prompts, "run.iterations=1", "train.history=current"],
+    ):
+        assert make_plan(load_recipe(path, overrides)).notes == []
+
+
 @pytest.mark.parametrize("name", design_recipes.ALL)
 def test_lines_are_the_steps_that_run_follows(tmp_path: Path, name: str) -> None:
     """Unfolded, with a moving reference and three iterations where the recipe may have them."""

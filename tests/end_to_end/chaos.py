@@ -4,8 +4,9 @@
     python -m tests.end_to_end.chaos --out /tmp/chaos --seed 1 --save benchmarks/results/chaos.md
 
 Every kill is SIGKILL, of `align run` alone (its children must notice) or of its whole tree at once,
-at a random moment of a stage: uniform over the time that the stage took undisturbed, or as soon as
-a shard or a checkpoint is half written. Then the same command is typed again.
+at a random moment of a stage, uniform over the time that the stage took undisturbed, or as soon as
+a shard or a checkpoint is half written; at the latest when all is written but the stage's manifest.
+Then the same command is typed again.
 """
 
 from __future__ import annotations
@@ -53,23 +54,24 @@ evaluate:
 
 TRAINING = (
     ("scores", "moment"),
-    ("checkpoint", "moment"),
     ("checkpoint", "checkpoint"),
     ("checkpoint", "moment"),
+    ("checkpoint", "moment"),
 )
+"""What is half written comes first: after a late moment there is no more of it."""
 
 
 def schedule() -> list[tuple[str, str]]:
     """(step, when) of every kill, in the order of the run. An iteration's evaluation and the next
     one's samples share an engine, so they are under way together.
     """
-    kills = [("policy", "moment"), ("sft", "moment"), ("sft", "checkpoint"), ("sft", "moment")]
-    kills += [("iter-000/samples", "moment"), ("iter-000/samples", "shard")]
+    kills = [("policy", "moment"), ("sft", "checkpoint"), ("sft", "moment"), ("sft", "moment")]
+    kills += [("iter-000/samples", when) for when in ("shard", "moment")]
     for i in range(3):
         kills += [(f"iter-{i:03d}/{name}", when) for name, when in TRAINING]
         kills.append((f"iter-{i:03d}/eval/samples", "moment"))
         if i < 2:
-            kills += [(f"iter-{i + 1:03d}/samples", when) for when in ("moment", "shard")]
+            kills += [(f"iter-{i + 1:03d}/samples", when) for when in ("shard", "moment")]
         kills += [(f"iter-{i:03d}/eval/{name}", "moment") for name in ("scores", "summary")]
     return kills
 
@@ -88,23 +90,33 @@ class Kill:
 
 
 def strike(
-    command: Sequence[str], out: Path, aim: tuple[str, str], seconds: float, *, tree: bool
+    command: Sequence[str],
+    out: Path,
+    aim: tuple[str, str],
+    seconds: float,
+    *,
+    parts: int,
+    tree: bool,
 ) -> Kill | None:
-    """Runs the command and kills it; None where the stage was over before the moment came."""
+    """Runs the command and kills it; None where the stage was over before the moment came. `parts`
+    are those of the finished step.
+    """
     step, when = aim
-    folder, began = out / step, 0.0
+    folder, began, since = out / step, 0.0, time.time()
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, env=quiet_environment()
     )
     while process.poll() is None:
         if (folder / "manifest.json").is_file():
             break
-        if not began and (folder / "pending.json").is_file():
+        if not began and is_newer(folder / "pending.json", since):
             began = time.monotonic()
         passed = time.monotonic() - began if began else 0.0
-        if began and (passed >= seconds if when == "moment" else is_half_written(folder, when)):
+        is_half = when != "moment" and is_half_written(folder, when)
+        is_due = is_half or (when == "moment" and passed >= seconds)
+        if began and (is_due or is_all_but_finished(folder, parts, since)):
             _kill(process, tree=tree)
-            return Kill(step, when, tree, passed, describe(out, folder))
+            return Kill(step, when if is_half else "moment", tree, passed, describe(folder))
         time.sleep(0.003)
     _kill(process, tree=tree)
     return None
@@ -117,7 +129,23 @@ def is_half_written(folder: Path, what: str) -> bool:
     return any(not (p / "complete").exists() for p in folder.glob(".trainer/checkpoint-*"))
 
 
-def describe(out: Path, folder: Path) -> str:
+def is_all_but_finished(folder: Path, parts: int, since: float) -> bool:
+    """Whether all parts lie there, or what a step writes last was written after `since`."""
+    if parts:
+        return len(list(folder.glob("part-*.parquet"))) == parts
+    last = [*folder.glob("*.safetensors"), *folder.glob("result.json")]
+    return any(is_newer(path, since) for path in last)
+
+
+def is_newer(path: Path, since: float) -> bool:
+    """Whether the file was written after this Unix time."""
+    try:
+        return path.stat().st_mtime > since
+    except FileNotFoundError:
+        return False
+
+
+def describe(folder: Path) -> str:
     """What a kill left in a step's folder."""
     if (folder / "manifest.json").is_file():
         return "just finished"
@@ -153,7 +181,9 @@ def chaos(
         samples = aim[0].endswith("samples")
         names = ("start/eval/samples", "iter-000/samples") if samples else (aim[0],)
         seconds = rng.uniform(0.0, sum(durations[name] for name in names))
-        kill = strike(_command(recipe, killed), killed, aim, seconds, tree=number % 2 == 0)
+        parts = len(list((calm / aim[0]).glob("part-*.parquet")))
+        command = _command(recipe, killed)
+        kill = strike(command, killed, aim, seconds, parts=parts, tree=number % 2 == 0)
         if kill is not None:
             kills.append(kill)
             say(f"{len(kills)}: {kill.aimed} after {kill.seconds:.1f} s: {kill.found}")

@@ -239,5 +239,8 @@ def test_appended_prompts_and_another_reward_take_what_is_cached(
     scored = ("--set", "score.name=exact_match")
     output = run_align("run", recipe, "--out", tmp_path / "d", *cache, *more, *scored)
     assert "engine started" not in output
-    (line,) = [line for line in output.splitlines() if line.startswith("done iter-000/samples")]
-    assert line.endswith("from the cache")
+    lines = {line.split()[1]: line for line in output.splitlines() if line.startswith("done ")}
+    assert lines["iter-000/samples"].endswith("from the cache")
+    assert not lines["iter-000/scores"].endswith("from the cache")
+    before, after = contents(tmp_path / "b"), contents(tmp_path / "d")
+    assert {name for name in after if after[name] != before[name]} == {"iter-000/scores"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,6 +22,7 @@ from align.inference.decode import ModelDecoder
 from align.inference.probe import check_probe, write_probe
 from align.inference.vllm_worker import WeightSync
 from align.records import Prompt, WeightsRef, derive_seed
+from align.stages.engine import Engine
 from tests.generation.conftest import PROMPTS, SETTING, expected_logps, largest_gap
 
 pytestmark = pytest.mark.vllm
@@ -171,7 +173,7 @@ def test_reload_takes_over_tied_heads_and_drops_cached_prefixes(
     before = list(sampler.generate([long]))  # fills the prefix cache with the old weights
     assert len(before[0].prompt_ids) > 128
     sampler.sync(varied)
-    assert sampler.restarts == 0
+    assert not sampler.misses
     assert sampler.mismatch is not None and sampler.mismatch.largest < 1e-4
     after = list(sampler.generate([long]))
     assert after[0].policy == fingerprint(varied) != before[0].policy
@@ -182,8 +184,9 @@ def test_reload_takes_over_tied_heads_and_drops_cached_prefixes(
 def test_a_stale_tied_head_is_caught_by_the_probe_and_cured_by_a_restart(
     vllm_sampler: Adopt, stories: WeightsRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """STACK.md: without the cure `reload_weights` leaves the packed copy of a tied lm_head as "
-    "it was."""
+    """STACK.md: without the cure `reload_weights` leaves the packed copy of a tied lm_head as it
+    was. The stage's engine says so in one line, and counts it.
+    """
     varied = _varied(stories, tmp_path / "varied", seed=2)
     sampler = vllm_sampler()
     monkeypatch.setattr(WeightSync, "refresh_embeddings", lambda self: 0)
@@ -192,9 +195,17 @@ def test_a_stale_tied_head_is_caught_by_the_probe_and_cured_by_a_restart(
     stale = check_probe(sampler.logps(ROWS), expected, "float32")
     assert stale.is_miss and stale.largest > 0.01
     sampler._engine.reload(stories)
-    sampler.sync(varied)
-    assert sampler.restarts == 1
-    assert not check_probe(sampler.logps(ROWS), expected, "float32").is_miss
+    engine = Engine(tmp_path / "engine.log", stays=True)
+    engine._sampler, engine._weights = sampler, stories
+    cured = engine.serve(Vllm(), varied, SETTING)
+    assert not check_probe(cured.logps(ROWS), expected, "float32").is_miss
+    (miss,) = cured.misses
+    assert miss.largest == pytest.approx(stale.largest, rel=1e-3)
+    (line,) = engine.take_notes()
+    said = r"engine started anew in (\S+) s: it did not hold the trainer's weights, .* up to "
+    match = re.fullmatch(said + r"(\S+) nats away \(allowed 0\.0001\)", line)
+    assert match is not None and float(match[2]) == pytest.approx(stale.largest, rel=1e-2)
+    assert engine.take_restarts() == 1
 
 
 def test_a_probe_of_other_weights_is_an_error_after_one_restart(
@@ -206,7 +217,7 @@ def test_a_probe_of_other_weights_is_an_error_after_one_restart(
     sampler = vllm_sampler()
     with pytest.raises(NumericsError, match="still differ from the trainer's"):
         sampler.sync(varied)
-    assert sampler.restarts == 1
+    assert len(sampler.misses) == 1
 
 
 def test_untied_weights_of_another_architecture_are_loaded(
@@ -229,9 +240,9 @@ def test_adapters_are_sampled_from_without_a_merge_and_odd_ones_with(
     sampler = vllm_sampler(n=2, temperature=0.7, max_new_tokens=20)
     for weights, is_merged in ((first, False), (second, False), (odd, True)):
         sampler.sync(weights)
-        assert sampler.restarts == 0
+        assert not sampler.misses
         assert sampler.mismatch is not None and sampler.mismatch.largest < 1e-4
-        assert (sampler._engine._merged is not None) == is_merged
+        assert sampler._engine.loaded.is_merged == is_merged
         samples = list(sampler.generate(PROMPTS[:1]))
         assert samples[0].policy == fingerprint(weights)
         decoder = ModelDecoder(weights, "float32")

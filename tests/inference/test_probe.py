@@ -65,26 +65,26 @@ def test_bounds_of_the_mismatch(gap: float, dtype: str, cold: float | None, is_m
 
 def test_a_miss_restarts_once_and_then_fails(tmp_path: Path) -> None:
     write_probe(tmp_path, ROWS, LOGPS)
-    restarts: list[int] = []
+    restarts: list[float] = []
 
     def verify(answers: list[list[list[float]]]) -> object:
         return verify_probe(
             tmp_path,
             lambda rows: answers.pop(0),
-            lambda: restarts.append(1),
+            lambda miss: restarts.append(miss.largest),
             dtype="float32",
             max_tokens=10,
         )
 
     assert verify([LOGPS]) is not None and restarts == []
-    assert verify([_shifted(1), LOGPS]) is not None and restarts == [1]
+    assert verify([_shifted(1), LOGPS]) is not None and restarts == [pytest.approx(1.0)]
     with pytest.raises(NumericsError, match=r"differ from the trainer's by 1 nats"):
         verify([_shifted(2), _shifted(1)])
-    assert restarts == [1, 1]
+    assert restarts == [pytest.approx(1.0), pytest.approx(2.0)]
 
 
 def test_a_checkpoint_without_a_probe_is_not_verified(tmp_path: Path) -> None:
     assert (
-        verify_probe(tmp_path, lambda rows: [], lambda: None, dtype="float32", max_tokens=10)
+        verify_probe(tmp_path, lambda rows: [], lambda miss: None, dtype="float32", max_tokens=10)
         is None
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -12,11 +13,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from align.data.shards import write_part
+from align.data.shards import whole_or_absent, write_part
 from align.errors import AlignError, StageError
 from align.recipe.sections import Recipe
 from align.records import Score
 from align.report.screen import RichScreen
+from align.stages import nodes
 from align.stages.commands import Launch
 from align.stages.folder import RunFolder
 from align.stages.manifest import write_json
@@ -54,7 +56,7 @@ def test_a_full_disk_is_one_line_of_cause(limit: int, file: str, tmp_path: Path)
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"{out / file}: File too large; kept are the steps that are finished")
     assert "the same command goes on" in line
-    assert not list(out.rglob(".*.[0-9]*")), "what was begun is removed: it takes room"
+    assert not list(out.rglob(".*.*.*")), "what was begun is removed: it takes room"
 
 
 def test_what_is_not_whole_is_not_there_and_named(tmp_path: Path) -> None:
@@ -68,6 +70,22 @@ def test_what_is_not_whole_is_not_there_and_named(tmp_path: Path) -> None:
             write()
         assert caught.value.filename == str(tmp_path / name)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "part-00000.parquet"]
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    """A worker whose shard was taken over may still write it, on another node by the same process
+    number.
+    """
+    path = tmp_path / "part-00000.parquet"
+    with whole_or_absent(path) as slow:
+        slow.write_text("slow, ")
+        with whole_or_absent(path) as quick:
+            quick.write_text("quick")
+        assert path.read_text() == "quick"
+        with slow.open("a") as file:
+            file.write("whole")
+    assert path.read_text() == "slow, whole"
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
 
 
 def _follower(out: Path, found: list[AlignError]) -> threading.Thread:
@@ -101,12 +119,20 @@ def test_the_other_nodes_leave_with_the_leader(tmp_path: Path) -> None:
     assert str(found[0]) == f"node 0: {caught.value}"
 
 
-def test_a_leader_that_cannot_write_its_last_word_is_missed_at_once(tmp_path: Path) -> None:
-    """A folder stands where it would write its order; members.json goes instead."""
+def test_a_leader_that_cannot_write_its_last_word_is_missed_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no room for its order; members.json goes instead."""
+
+    def write_all_but_orders(path: Path, value: object) -> None:
+        if path.name == "order.json":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write_json(path, value)
+
+    monkeypatch.setattr(nodes, "write_json", write_all_but_orders)
     found: list[AlignError] = []
     thread = _follower(tmp_path, found)
     with Nodes(tmp_path, 2, 0) as leader:
-        (tmp_path / ".nodes" / f".order.json.{os.getpid()}").mkdir()
         began = time.monotonic()
         leader.dismiss(3, "the disk is full")
         thread.join(30)

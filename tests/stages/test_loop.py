@@ -16,9 +16,12 @@ from safetensors.torch import load_file
 
 from align.data.shards import read_records
 from align.errors import InputError, InputsChanged
+from align.inference.decode import ModelDecoder
 from align.publish.run import Target, publish_run
 from align.recipe.sections import Recipe
-from align.records import Json, Pair, Prompt, Sample
+from align.records import Json, Pair, Prompt, Sample, WeightsRef
+from align.report.html import write_report
+from align.report.screen import RichScreen
 from align.report.summary import read_run
 from align.stages.folder import RunFolder
 from align.stages.making import Maker
@@ -107,12 +110,36 @@ def test_average_reference_and_replayed_window(run_loop: Run, tiny_llama: Path) 
     assert all(kl > 0.01 for kl in kls), "to the first policy, after every iteration"
 
 
-def test_choices_of_later_iterations_leave_the_first_alone(run_loop: Run) -> None:
-    """Other history, reference and start: iteration 0 has none of them yet, so it stays."""
-    _, first = run_loop(run={"iterations": 1})
-    later = {"reference": "previous", "history": "all"}
-    same, second = run_loop(run={"iterations": 2}, train=later)
-    assert second.skipped == first.done and first.skipped == 0
+def test_choices_of_later_iterations_leave_the_first_alone_and_the_result_is_published_anew(
+    run_loop: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other history, reference and start: iteration 0 has none of them yet, so it stays. What was
+    published follows the run's result, and then the recipe's place, each said in one line.
+    """
+    said: list[str] = []
+    monkeypatch.setattr(RichScreen, "say", lambda screen, text: said.append(text))
+    here, there = tmp_path / "here", tmp_path / "there"
+    _, first = run_loop(run={"iterations": 1}, publish={"folder": str(here)})
+    assert not said
+    more: dict[str, dict[str, object]] = {
+        "run": {"iterations": 2},
+        "train": {"reference": "previous", "history": "all"},
+    }
+    same, second = run_loop(**more, publish={"folder": str(here)})
+    assert second.skipped == first.done - 1 and first.skipped == 0
+    assert said == [
+        "publish is done again: published was iter-000/checkpoint, and the run now results in "
+        "iter-001/checkpoint"
+    ]
+    weights = (same.folder("iter-001/checkpoint") / "model.safetensors").read_bytes()
+    assert (here / "model.safetensors").read_bytes() == weights
+    assert facts(same, "publish")[1]["step"] == "iter-001/checkpoint"
+    _, third = run_loop(**more, publish={"folder": str(there)})
+    assert third == Outcome(1, first.done + second.done - 2)
+    assert said[1].startswith("publish is done again: changed: section.folder (")
+    assert (there / "model.safetensors").read_bytes() == weights
+    _, fourth = run_loop(**more, publish={"folder": str(there)})
+    assert fourth.done == 0 and len(said) == 2
     assert facts(same, "iter-001/checkpoint")[1]["reference"] == "iter-000/checkpoint"
     assert facts(same, "iter-001/checkpoint")[1]["history"] == ["iter-000"]
 
@@ -259,9 +286,9 @@ def test_kl_budget_ends_the_loop_and_keeps_the_policy_before(run_loop: Run, tmp_
     }
     with pytest.raises(InputsChanged, match=r"section\.kl .*--redo iter-000/stop"):
         run_loop(**higher)
-    del higher["publish"]
     on, _ = run_loop(redo=["stop"], **higher)
     assert facts(on, "iter-002/stop")[0]["stopped"] == 0
+    assert facts(on, "publish")[1]["step"] == "iter-002/checkpoint", "the new verdict's"
     assert on.content("step:iter-002/checkpoint") == whole.content("step:iter-002/checkpoint")
 
 
@@ -284,3 +311,27 @@ def test_policies_that_are_worse_than_the_first_are_not_published(
     assert run.verdict().kept == "start" and not target.exists()
     with pytest.raises(InputError, match="the loop kept the policy that it began with"):
         publish_run(run.out, Target(folder=target))
+
+
+def test_a_sampler_that_held_stale_weights_is_counted_and_changes_nothing(
+    run_loop: Run, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first load of the trained policy gives the first one's weights; the probe beside it
+    tells (I4).
+    """
+    whole, _ = run_loop(out="whole", run={"iterations": 1})
+    load, planted = ModelDecoder.load, list[str]()
+
+    def load_stale(decoder: ModelDecoder, weights: WeightsRef) -> None:
+        is_planted = weights.base != str(tiny_llama) and not planted
+        planted.extend([weights.base] if is_planted else [])
+        load(decoder, WeightsRef(str(tiny_llama)) if is_planted else weights)
+
+    monkeypatch.setattr(ModelDecoder, "load", load_stale)
+    run, _ = run_loop(run={"iterations": 1})
+    assert planted == [str(run.folder("iter-000/checkpoint"))]
+    assert facts(run, "start/eval/samples")[0]["engine_restarts"] == 0
+    assert facts(run, "iter-000/eval/samples")[0]["engine_restarts"] == 1
+    for name in ("iter-000/checkpoint", "iter-000/eval/samples"):
+        assert run.content(f"step:{name}") == whole.content(f"step:{name}")
+    assert "1 engine restarts" in write_report(read_run(run.out)).read_text()

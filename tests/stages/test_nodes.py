@@ -62,6 +62,46 @@ def test_leader_hears_of_a_follower_that_failed(tmp_path: Path) -> None:
     assert found[-1].exit_status == 3
 
 
+def test_a_failure_said_between_two_looks_is_not_taken_for_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The follower's word comes after `check` has looked, and before the leader looks whether it
+    is done.
+    """
+    thread = _follow(tmp_path, [], cause="out of memory")
+    with Nodes(tmp_path, 2, 0) as leader:
+        leader.announce(("sft",))
+        with monkeypatch.context() as patch:
+            patch.setattr(leader, "check", lambda: None)
+            with pytest.raises(StageError, match="node 1: out of memory"):
+                leader.wait_for_followers()
+        leader.dismiss(3)
+        thread.join(20)
+
+
+def test_a_folder_that_is_cleared_under_its_hands_does_not_end_a_joining_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`mkdir(exist_ok=True)` finds the folder, and a moment later finds it gone: an error of a file
+    that exists.
+    """
+    left: list[type[OSError]] = [FileNotFoundError, FileExistsError]
+    write = module.write_json
+
+    def write_later(path: Path, value: object) -> None:
+        if path.name == "join-1.json" and left:
+            raise left.pop()
+        write(path, value)
+
+    monkeypatch.setattr(module, "write_json", write_later)
+    found: list[Order] = []
+    thread = _follow(tmp_path, found)
+    with Nodes(tmp_path, 2, 0) as leader:
+        leader.dismiss(0)
+        thread.join(20)
+    assert not left and [order.exit_status for order in found] == [0]
+
+
 def test_files_of_an_earlier_run_are_not_believed(tmp_path: Path) -> None:
     """A stale order lies in the folder; the new follower must wait for the new leader's word."""
     with Nodes(tmp_path, 1, 0):

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from align.data.shards import read_records, write_part
-from align.errors import SetupError, StageError
+from align.errors import InputsChanged, SetupError, StageError
 from align.recipe.sections import Recipe
 from align.records import Score
 from align.report.screen import RichScreen
@@ -19,7 +19,7 @@ from align.stages.cache import fetch, store
 from align.stages.commands import Launch
 from align.stages.folder import RunFolder
 from align.stages.lock import locked
-from align.stages.manifest import Manifest, content_of
+from align.stages.manifest import Manifest, content_of, write_manifest
 from align.stages.run import run_recipe
 
 
@@ -54,6 +54,30 @@ def test_a_folder_that_cannot_be_made_is_an_error_of_the_user(name: str, tmp_pat
     (tmp_path / "a file").write_text("")
     with pytest.raises(SetupError, match=r"cannot be the run's folder .* choose another"):
         locked(tmp_path / name).__enter__()
+
+
+def test_a_run_that_divides_its_prompts_by_iterations_says_why_it_cannot_get_longer(
+    tmp_path: Path,
+) -> None:
+    def run(iterations: int) -> RunFolder:
+        sections = {
+            "run": {"iterations": iterations},
+            "policy": {"path": "org/policy"},
+            "prompts": {"name": "addition", "digits": 1},
+            "generate": {"name": "transformers"},
+        }
+        return RunFolder(Recipe.model_validate(sections), tmp_path)
+
+    first = run(2).steps()[0]
+    key = run(2).key(first)
+    made = Manifest(first.name, "prompts", key, "content", {}, {}, 1.0, "2026")
+    write_manifest(tmp_path / first.name, made)
+    said = (
+        r"section\.iterations \(2 -> 3\)\. Without prompts\.per_iteration .* is fixed when a run "
+        r"begins; .* \(--out DIR\), .* \(--redo iter-000/prompts\)"
+    )
+    with pytest.raises(InputsChanged, match=said):
+        run_recipe(run(3), Launch(tmp_path / "unused.yaml"), RichScreen(Console(quiet=True)))
 
 
 def test_a_second_run_in_the_folder_is_refused_and_harms_no_node_of_the_first(
