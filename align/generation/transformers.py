@@ -103,15 +103,18 @@ class TransformersSampler:
         log: Path | None,
     ) -> None:
         from align.generation.desk import Desk
+        from align.inference.probe import Watch
 
-        self.mismatch: Mismatch | None = None
-        """Of the last verification; None where the checkpoint has no probe."""
-        self.misses: list[Mismatch] = []
-        """Of probes that made the model be loaded again."""
         self._options, self._decoder, self._weights = options, decoder, weights
         self._setting, self._log = setting, log
-        self._cold: float | None = None
+        self.watch = Watch()
+        """Handed on with the model."""
         self._desk = Desk(options, setting, weights, decoder.context)
+
+    @property
+    def misses(self) -> Sequence[Mismatch]:
+        """What probes found before the weights were loaded anew."""
+        return self.watch.misses
 
     def with_options(self, options: Transformers, setting: Setting) -> TransformersSampler | None:
         """The same model under other options, or None where they need another copy of it."""
@@ -119,7 +122,7 @@ class TransformersSampler:
         if (setting.dtype, setting.trust_remote_code) != kept:
             return None
         other = TransformersSampler(options, self._decoder, self._weights, setting, self._log)
-        other.mismatch, other.misses, other._cold = self.mismatch, [*self.misses], self._cold
+        other.watch = self.watch
         return other
 
     def generate(self, prompts: Sequence[Prompt]) -> Iterator[Sample]:
@@ -155,20 +158,14 @@ class TransformersSampler:
         """Holds the model to the probe beside its weights: loaded again on a miss, then
         `NumericsError`.
         """
-        from align.data.fingerprint import local_folder
-        from align.inference.probe import verify_probe
-
-        self.mismatch = verify_probe(
-            local_folder(self._weights.adapter or self._weights.base),
+        self.watch.verify(
+            self._weights,
             self._decoder.score,
-            self._load_again,
+            lambda: self._decoder.load(self._weights),
             dtype=self._setting.dtype,
             max_tokens=self._decoder.context,
-            cold=self._cold,
             log=self._log,
         )
-        if self.mismatch is not None and self._cold is None:
-            self._cold = self.mismatch.largest
 
     def rest(self) -> bool:
         """Frees the model; what is kept is the process and what it has imported."""
@@ -178,7 +175,3 @@ class TransformersSampler:
     def close(self) -> None:
         """Frees the model."""
         self._decoder.close()
-
-    def _load_again(self, miss: Mismatch) -> None:
-        self.misses.append(miss)
-        self._decoder.load(self._weights)

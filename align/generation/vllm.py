@@ -105,22 +105,25 @@ class VllmSampler:
         log: Path | None,
     ) -> None:
         from align.generation.desk import Desk
+        from align.inference.probe import Watch
 
-        self.mismatch: Mismatch | None = None
-        """Of the last verification; None where the checkpoint has no probe."""
-        self.misses: list[Mismatch] = []
-        """Of probes that made the engine start anew."""
         self._options, self._engine, self._weights = options, engine, weights
         self._setting, self._log = setting, log
-        self._cold: float | None = None
+        self.watch = Watch()
+        """Handed on with the engine."""
         self._desk = Desk(options, setting, weights, engine.max_model_len)
+
+    @property
+    def misses(self) -> Sequence[Mismatch]:
+        """What probes found before the weights were loaded anew."""
+        return self.watch.misses
 
     def with_options(self, options: Vllm, setting: Setting) -> VllmSampler | None:
         """The same engine under other options, or None where they need another engine."""
         if _engine_of(options, setting) != _engine_of(self._options, self._setting):
             return None
         other = VllmSampler(options, self._engine, self._weights, setting, self._log)
-        other.mismatch, other.misses, other._cold = self.mismatch, [*self.misses], self._cold
+        other.watch = self.watch
         return other
 
     def generate(self, prompts: Sequence[Prompt]) -> Iterator[Sample]:
@@ -153,20 +156,14 @@ class VllmSampler:
         """Holds the engine to the probe beside its weights: one restart on a miss, then
         `NumericsError`.
         """
-        from align.data.fingerprint import local_folder
-        from align.inference.probe import verify_probe
-
-        self.mismatch = verify_probe(
-            local_folder(self._weights.adapter or self._weights.base),
+        self.watch.verify(
+            self._weights,
             self._engine.score,
-            self._restart,
+            self._engine.restart,
             dtype=self._setting.dtype,
             max_tokens=self._engine.max_model_len - 1,
-            cold=self._cold,
             log=self._log,
         )
-        if self.mismatch is not None and self._cold is None:
-            self._cold = self.mismatch.largest
 
     def rest(self) -> bool:
         """Frees the accelerator until the next `sync`; on the CPU says whether there is memory
@@ -177,10 +174,6 @@ class VllmSampler:
     def close(self) -> None:
         """Frees the engine."""
         self._engine.close()
-
-    def _restart(self, miss: Mismatch) -> None:
-        self.misses.append(miss)
-        self._engine.restart()
 
 
 def _engine_of(options: Vllm, setting: Setting) -> tuple[object, ...]:

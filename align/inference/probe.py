@@ -1,8 +1,8 @@
 """The probe of I4: rows of token ids with the trainer's log-probs beside a checkpoint, compared
 after each weight sync.
 
-A training stage calls `write_probe` when it has written a model; a sampler calls `verify_probe`
-when it has loaded one.
+A training stage calls `write_probe` when it has written a model; a sampler's `Watch` verifies the
+probe when it has loaded one.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import logging
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from align.data.fingerprint import local_folder
 from align.errors import NumericsError
+from align.records import WeightsRef
 
 FILE_NAME = "probe.json"
 FP32_TOLERANCE = 1e-4
@@ -169,3 +171,45 @@ def verify_probe(
             log=log,
         )
     return mismatch
+
+
+@dataclass
+class Watch:
+    """What probes have found out about one engine, over all its syncs."""
+
+    last: Mismatch | None = None
+    """None where the checkpoint has no probe."""
+    misses: list[Mismatch] = field(default_factory=list)
+    """Those that made the engine start anew."""
+    cold: float | None = None
+    """The largest difference after its first start."""
+
+    def verify(
+        self,
+        weights: WeightsRef,
+        score: Callable[[Sequence[Row]], list[list[float]]],
+        restart: Callable[[], None],
+        *,
+        dtype: str,
+        max_tokens: int,
+        log: Path | None,
+    ) -> None:
+        """Holds an engine that has just loaded `weights` to the probe beside them, as
+        `verify_probe` does.
+        """
+
+        def start_anew(miss: Mismatch) -> None:
+            self.misses.append(miss)
+            restart()
+
+        self.last = verify_probe(
+            local_folder(weights.adapter or weights.base),
+            score,
+            start_anew,
+            dtype=dtype,
+            max_tokens=max_tokens,
+            cold=self.cold,
+            log=log,
+        )
+        if self.last is not None and self.cold is None:
+            self.cold = self.last.largest

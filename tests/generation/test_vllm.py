@@ -174,7 +174,7 @@ def test_reload_takes_over_tied_heads_and_drops_cached_prefixes(
     assert len(before[0].prompt_ids) > 128
     sampler.sync(varied)
     assert not sampler.misses
-    assert sampler.mismatch is not None and sampler.mismatch.largest < 1e-4
+    assert sampler.watch.last is not None and sampler.watch.last.largest < 1e-4
     after = list(sampler.generate([long]))
     assert after[0].policy == fingerprint(varied) != before[0].policy
     for sample in after:
@@ -241,7 +241,7 @@ def test_adapters_are_sampled_from_without_a_merge_and_odd_ones_with(
     for weights, is_merged in ((first, False), (second, False), (odd, True)):
         sampler.sync(weights)
         assert not sampler.misses
-        assert sampler.mismatch is not None and sampler.mismatch.largest < 1e-4
+        assert sampler.watch.last is not None and sampler.watch.last.largest < 1e-4
         assert sampler._engine.loaded.is_merged == is_merged
         samples = list(sampler.generate(PROMPTS[:1]))
         assert samples[0].policy == fingerprint(weights)
