@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -108,7 +108,7 @@ class TransformersSampler:
         self._options, self._decoder, self._weights = options, decoder, weights
         self._setting, self._log = setting, log
         self.watch = Watch()
-        """Handed on with the model."""
+        """A copy is handed on with the model."""
         self._desk = Desk(options, setting, weights, decoder.context)
 
     @property
@@ -122,7 +122,7 @@ class TransformersSampler:
         if (setting.dtype, setting.trust_remote_code) != kept:
             return None
         other = TransformersSampler(options, self._decoder, self._weights, setting, self._log)
-        other.watch = self.watch
+        other.watch = replace(self.watch, misses=[*self.misses])
         return other
 
     def generate(self, prompts: Sequence[Prompt]) -> Iterator[Sample]:

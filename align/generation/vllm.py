@@ -110,7 +110,7 @@ class VllmSampler:
         self._options, self._engine, self._weights = options, engine, weights
         self._setting, self._log = setting, log
         self.watch = Watch()
-        """Handed on with the engine."""
+        """A copy is handed on with the engine."""
         self._desk = Desk(options, setting, weights, engine.max_model_len)
 
     @property
@@ -123,7 +123,7 @@ class VllmSampler:
         if _engine_of(options, setting) != _engine_of(self._options, self._setting):
             return None
         other = VllmSampler(options, self._engine, self._weights, setting, self._log)
-        other.watch = self.watch
+        other.watch = replace(self.watch, misses=[*self.misses])
         return other
 
     def generate(self, prompts: Sequence[Prompt]) -> Iterator[Sample]:
