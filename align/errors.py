@@ -24,7 +24,11 @@ class InputError(AlignError, ValueError):
 
 
 class RecipeError(InputError):
-    """A recipe is wrong at one place: `file:line: key message; remedy`."""
+    """A recipe is wrong at one place: `file:line: key message; remedy`.
+
+    A message goes on where the key ends ("is not a known reward"); one that is a sentence of its
+    own begins with a colon.
+    """
 
     def __init__(
         self,
@@ -35,10 +39,12 @@ class RecipeError(InputError):
         key: str | None = None,
         remedy: str | None = None,
     ) -> None:
-        self.message, self.file, self.line, self.key, self.remedy = message, file, line, key, remedy
+        self.message = message.removeprefix(": ")
+        self.file, self.line, self.key, self.remedy = file, line, key, remedy
         place = "" if file is None else f"{file}:{line}: " if line is not None else f"{file}: "
-        name = "" if key is None else f"{key} "
-        super().__init__(f"{place}{name}{message}" + (f"; {remedy}" if remedy else ""))
+        is_sentence = message != self.message
+        name = "" if key is None else f"{key}: " if is_sentence else f"{key} "
+        super().__init__(f"{place}{name}{self.message}" + (f"; {remedy}" if remedy else ""))
 
     @property
     def errors(self) -> tuple[RecipeError, ...]:

@@ -130,10 +130,10 @@ def stop_score(recipe: dict[str, object]) -> list[Problem]:
         Problem(
             ("sft", "stop", "score"),
             each.message
-            if each.key == ("name",)
+            if each.key in ((), ("name",))
             else f"{describe(name)} needs options ({dotted(each.key)})",
             each.remedy
-            if each.key == ("name",)
+            if each.key in ((), ("name",))
             else "name a reward whose options all have defaults",
         )
         for each in checked.problems[:1]

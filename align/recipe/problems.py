@@ -13,6 +13,7 @@ from typing import Annotated, Union, cast, get_args, get_origin, get_type_hints
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from align.errors import RecipeError
 from align.recipe.document import Key, dotted
 from align.recipe.values import is_any_mapping, is_collection
 
@@ -165,7 +166,11 @@ def _problem(key: Key, detail: ErrorDetails, root: type) -> Problem:
         remedy = _shorthand(given, wanted, _keys_at(root, key)) or _value_remedy(given, [], wanted)
         return Problem(key, f"must be {wanted[0]}, not {describe(given)}", remedy)
     if kind == "value_error":
-        return Problem(key, str(context.get("error", detail["msg"])), None)
+        error = context.get("error", detail["msg"])
+        if isinstance(error, RecipeError) and error.key is not None:
+            return Problem((*key, *error.key.split(".")), error.message, error.remedy)
+        # what a plug-in says of its options is a sentence of its own
+        return Problem(key, f": {error}", None)
     return Problem(key, f"is wrong ({detail['msg']})", None)
 
 

@@ -27,11 +27,8 @@ def build_inner(section: Inner, option: str) -> Reward:
     try:
         return build("reward", {key: value for key, value in section.items() if key != "label"})
     except RecipeError as error:
-        key = str(error.key).partition(".")[2]  # without the kind, `reward`
-        said = f"{key} {error.message}" if key else error.message
-        raise ValueError(
-            f"inside `{option}`: {said}" + (f"; {error.remedy}" if error.remedy else "")
-        ) from error
+        said = str(error).removeprefix("reward").lstrip(".: ")
+        raise ValueError(f"inside `{option}`: {said}") from error
 
 
 def label_of(section: Inner) -> str:
@@ -44,9 +41,14 @@ def parts_under(label: str, score: Score) -> dict[str, float | None]:
     return {label: score.value} | {f"{label}/{name}": part for name, part in score.parts.items()}
 
 
+def told_of(label: str, error: str | None) -> str:
+    """A part's error behind its label, which most name themselves already."""
+    return str(error) if str(error).startswith(f"{label}: ") else f"{label}: {error}"
+
+
 def failed_within(sample: Sample, label: str, score: Score) -> Score:
     """The failure of a part, as a failure of the whole; its parts are kept."""
-    whole = failure(sample, f"{label}: {score.error}")
+    whole = failure(sample, told_of(label, score.error))
     return Score(whole.sample_id, None, parts_under(label, score), error=whole.error)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from align.errors import InputError
 from align.records import Sample, Score
+from align.rewards.nested import told_of
 from align.rewards.protocol import Group, Reward, Scorer
 
 
@@ -72,7 +73,7 @@ class WeightedScorer:
             parts |= {f"{label}/{name}": part for name, part in score.parts.items()}
         counted = [(self.weights[label], label, score) for label, score in scores.items()]
         counted = [(weight, label, score) for weight, label, score in counted if weight]
-        failed = [f"{label}: {score.error}" for _, label, score in counted if score.value is None]
+        failed = [told_of(label, score.error) for _, label, score in counted if score.value is None]
         if failed:
             return Score(sample.sample_id, None, parts, error="; ".join(failed))
         terms = [weight * score.value for weight, _, score in counted if score.value is not None]

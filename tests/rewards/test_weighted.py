@@ -89,3 +89,28 @@ def test_equal_labels_and_no_counting_source_are_refused() -> None:
         Weighted((("a", 1.0, Length()), ("a", 1.0, Length())))
     with pytest.raises(InputError, match="no source has a weight"):
         Weighted((("a", 0.0, Length()),))
+
+
+def test_an_error_that_names_its_source_does_not_name_it_twice() -> None:
+    """`code` begins its reasons with its name; a label of one's own stands in front of it."""
+    group = group_of("p", None, "no program")
+    for label, said in (("code", "code: no tests"), ("mine", "mine: code: no tests")):
+        reward = Weighted(((label, 1.0, Failing("code: no tests")),))
+        score = reward.open().score([group])[0][0]
+        assert (score.value, score.error) == (None, said)
+
+
+@dataclass(frozen=True)
+class Failing:
+    """Scores nothing, and says why."""
+
+    reason: str
+
+    def open(self) -> Failing:
+        return self
+
+    def score(self, groups: Sequence[Group]) -> list[list[Score]]:
+        return [[Score(s.sample_id, None, error=self.reason) for s in g.samples] for g in groups]
+
+    def close(self) -> None:
+        pass
