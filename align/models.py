@@ -35,6 +35,7 @@ from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 from align.data.characters import make_character_tokenizer
 from align.data.fingerprint import local_folder
 from align.errors import DataError, SetupError
+from align.inference.encoders import is_encoder, score_pair
 from align.recipe.sections import Options, Policy
 from align.records import WeightsRef
 
@@ -99,7 +100,8 @@ def load_scorer(
 
     The logit is read at the last position that the attention mask keeps, so that neither the
     padding side nor a pad token that also occurs in the text (pad = eos) moves it (ALGORITHMS 2.1).
-    `config.pad_token_id` is set. Raises `SetupError` for an encoder, which has no last token.
+    An encoder's logit is that of its own head. `config.pad_token_id` is set. Raises `SetupError`
+    for models that are neither.
     """
     if not isinstance(weights, WeightsRef):
         weights = WeightsRef(str(weights))
@@ -113,13 +115,15 @@ def load_scorer(
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
         )
-    if "score" not in dict(model.named_children()):
+    reads_both_ways = is_encoder(model.config)
+    if not reads_both_ways and "score" not in dict(model.named_children()):
         raise SetupError(
             f"{type(model).__name__} reads its score elsewhere than at the last token; a reward "
-            "model needs a decoder (Llama, Qwen, Mistral, Gemma, GPT-2, ...), not an encoder"
+            "model is a decoder (Llama, Qwen, Mistral, Gemma, GPT-2, ...) or an encoder (BERT, "
+            "RoBERTa, DeBERTa, ModernBERT, ...)"
         )
     model.config.pad_token_id = pad_id(tokenizer)
-    model.forward = MethodType(_score_at_last_attended, model)
+    model.forward = MethodType(score_pair if reads_both_ways else _score_at_last_attended, model)
     return _with_adapter(model, weights.adapter, is_trainable)
 
 

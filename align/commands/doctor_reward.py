@@ -27,17 +27,16 @@ from align.commands.reward_source import (
     RewardSource,
     as_chat,
     labelled_source,
-    model_writer,
     read_pairs,
     read_source,
 )
 from align.data.convert import to_demonstrations
 from align.data.sources import read_rows
-from align.errors import DataError, InputError
+from align.errors import InputError
 from align.recipe.sections import Source
 from align.records import Json, Score
 from align.rewards import trust
-from align.rewards.labelled import rewrite, said, write_pairs
+from align.rewards.labelled import said, write_pairs
 from align.rewards.protocol import Group, Scorer
 
 FEW = 16
@@ -75,14 +74,14 @@ def _findings(source: RewardSource, scorer: Scorer, groups: list[Group]) -> Iter
     values, samples = trust.values_of(scores), [s for group in groups for s in group.samples]
     yield from judge_failures(scores)
     for model in models:
-        own = model_writer(model)
-        assert own.tokenizer is not None
-        try:
-            written = rewrite(groups, own)
-        except DataError as error:
-            yield Finding(f"tokens of {model.label}", "FAIL", str(error), "set its chat_template")
+        reader = model.reader()
+        read = [reader.encode(group.prompt, s) for group in groups for s in group.samples]
+        wrong = next((row for row in read if isinstance(row, str)), None)
+        if wrong is not None:
+            yield Finding(f"tokens of {model.label}", "FAIL", wrong, "set its chat_template")
             continue
-        yield judge_tokens(model.label, trust.read_tokens(own.tokenizer, written))
+        rows = [row for row in read if not isinstance(row, str)]
+        yield judge_tokens(model.label, trust.read_tokens(reader.tokenizer, rows))
     if all(value is None for value in values):
         return
     yield judge_values(values)
@@ -102,7 +101,7 @@ def _findings(source: RewardSource, scorer: Scorer, groups: list[Group]) -> Iter
     yield judge_batches("padding", trust.compare(before, beside))
     yield judge_space(trust.compare(before, trust.with_trailing_space(scorer, few, writer)))
     cut = trust.compare(before, trust.without_end_token(scorer, few, writer))
-    yield judge_end_token(cut, reads_tokens=bool(models))
+    yield judge_end_token(cut, reads_tokens=not all(model.is_encoder for model in models))
     if models:
         texts = few[0].samples[0].text, few[0].samples[1].text
         yield from judge_ends(trust.read_ends(scorer, few[0].prompt, texts, writer))

@@ -202,7 +202,7 @@ def judge_end_token(change: Change, *, reads_tokens: bool) -> Finding:
     """A model that cannot see the end token reads its score one token before it."""
     name = "end token"
     if not reads_tokens:
-        return Finding(name, "ok", "no model: the text alone is read")
+        return Finding(name, "ok", "the text alone is read")
     if change.compared and change.largest == 0:
         return Finding(
             name,

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from align.data.convert import Cleaned, Preference, to_preferences
 from align.data.fingerprint import local_folder
@@ -21,6 +21,9 @@ from align.rewards.labelled import Writer
 from align.rewards.sources import weigh_sources
 from align.rewards.weighted import Weighted
 
+if TYPE_CHECKING:
+    from align.rewards.rows import RowEncoder
+
 
 @dataclass(frozen=True)
 class Model:
@@ -29,6 +32,27 @@ class Model:
     label: str
     folder: Path
     chat_template: str | None
+
+    @property
+    def is_encoder(self) -> bool:
+        """Encoders read the text itself, and no end token."""
+        from align.inference.encoders import holds_encoder
+        from align.rewards.classifier import weights_of
+
+        return holds_encoder(local_folder(weights_of(self.folder).base))
+
+    def reader(self) -> RowEncoder:
+        """Its tokenizer and template, as it reads text."""
+        from align.rewards.classifier import weights_of
+        from align.rewards.rows import RowEncoder, tokenizer_folder
+
+        weights = weights_of(self.folder)
+        return RowEncoder(
+            tokenizer_folder(self.folder, weights),
+            policy=None,
+            chat_template=self.chat_template,
+            base=local_folder(weights.base),
+        )
 
 
 @dataclass(frozen=True)
@@ -60,14 +84,18 @@ class RewardSource:
         return found
 
     def writer(self) -> Writer:
-        """Writes samples as the policy would; without a policy, as the first model reads them."""
+        """Writes samples as the policy would; without a policy, as the first model that reads
+        tokens reads them.
+        """
+        from align.inference.encoders import holds_encoder
         from align.models import load_tokenizer
 
         template = self.recipe.policy.chat_template if self.recipe.policy else None
-        if self.policy is not None:
+        if self.policy is not None and not holds_encoder(Path(self.policy)):
             return Writer(load_tokenizer(self.policy), template)
         for model in self.models():
-            return model_writer(model)
+            if not model.is_encoder:
+                return model_writer(model)
         return Writer()
 
 
@@ -164,6 +192,8 @@ def labelled_source(args: argparse.Namespace, recipe: Recipe) -> Source:
 
     Raises `InputError` where there are none.
     """
+    if args.limit is not None and args.limit < 1:
+        raise InputError(f"--limit {args.limit} reads no pair; give at least 1, or leave it out")
     if args.data is not None:
         return Source(path=args.data, split=args.split, limit=args.limit)
     reward = recipe.reward.data if recipe.reward else None

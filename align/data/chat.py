@@ -122,6 +122,22 @@ def encode_headless(
     return Encoded(tuple(before), tuple(after), (1,) * len(after), merges)
 
 
+def written_out(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Turn],
+    completion: str,
+    chat_template: str | None,
+    *,
+    finished: bool = True,
+) -> tuple[list[str], bool]:
+    """The texts of the prompt and of the completion, for models that tokenise them in another way
+    than one behind the other; True where they are plain text. Raises `DataError` as `encode`.
+    """
+    turns: list[Turn] = [{"role": "assistant", "content": completion}]
+    segments, _ = _split(tokenizer, messages, turns, chat_template, finished)
+    return segments, _is_plain(tokenizer, messages, chat_template)
+
+
 def decode_completion(
     tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int], completion_ids: Sequence[int]
 ) -> str:
@@ -256,6 +272,8 @@ def _render(
             chat_template=template,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
+            # encoders have none; what ends their segments ends their turns
+            eos_token=tokenizer.eos_token or tokenizer.sep_token or "",
         )
     except (TemplateError, TypeError) as error:
         roles = [turn.get("role") for turn in messages]

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from align.data.chat import Encoded, encode
 from align.data.convert import Demonstration, Labelled, Preference
+from align.errors import DataError
 from align.records import Pair, Prompt, Sample, Score, Turn, sample_id
 
 
@@ -34,7 +35,7 @@ class Imported:
 
 def import_preferences(
     preferences: Iterable[Preference],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     chat_template: str | None,
     *,
     max_length: int | None = None,
@@ -42,8 +43,9 @@ def import_preferences(
 ) -> Imported:
     """Samples and pairs. A completion that appears in several pairs of a prompt is one sample.
 
-    Pairs of which either side is longer than `max_length` tokens, prompt included, are dropped and
-    counted.
+    Without a tokenizer, for models that read the text itself, a completion is one turn and its
+    characters stand for its tokens. Pairs of which either side is longer than `max_length` tokens,
+    prompt included, are dropped and counted.
     """
     store = _Store(tokenizer, chat_template, max_length, end_id)
     pairs: list[Pair] = []
@@ -113,7 +115,7 @@ class _Store:
 
     def __init__(
         self,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase | None,
         chat_template: str | None,
         max_length: int | None,
         end_id: int | None,
@@ -126,9 +128,16 @@ class _Store:
 
     def encode(self, prompt: Prompt, completion: Sequence[Turn]) -> Encoded | None:
         """None where it is too long."""
-        encoded = encode(
-            self._tokenizer, prompt.messages, completion, self._chat_template, end_id=self._end_id
-        )
+        if self._tokenizer is None:
+            encoded = _characters(completion)
+        else:
+            encoded = encode(
+                self._tokenizer,
+                prompt.messages,
+                completion,
+                self._chat_template,
+                end_id=self._end_id,
+            )
         length = len(encoded.prompt_ids) + len(encoded.completion_ids)
         return None if self._max_length is not None and length > self._max_length else encoded
 
@@ -160,6 +169,17 @@ class _Store:
         return Imported(
             list(self._prompts.values()), samples, list(pairs), list(scores), dict(self.counts)
         )
+
+
+def _characters(completion: Sequence[Turn]) -> Encoded:
+    if len(completion) != 1:
+        roles = [turn.get("role") for turn in completion]
+        raise DataError(
+            f"an encoder reads a prompt and one reply, and a completion has the turns {roles}; "
+            "put the turns before its last reply into the prompt"
+        )
+    text = _text(completion)
+    return Encoded((), tuple(map(ord, text)), (1,) * len(text))
 
 
 def _text(completion: Sequence[Turn]) -> str:

@@ -13,7 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from align.errors import SetupError
 from align.inference.agreement import FAILURES, MEAN_TOLERANCE, TOLERANCE, probe_rows
+from align.inference.encoders import encoder_scores, is_encoder
 from align.inference.head import core
 from align.inference.packing import PackedRows, TokenRow, pack_rows, single_lines
 from align.inference.visibility import attention
@@ -23,8 +25,12 @@ _LOGGER = logging.getLogger(__name__)
 
 @torch.no_grad()
 def forward_scores(model: torch.nn.Module, rows: PackedRows) -> Float[Tensor, " N"]:
-    """The raw logit at each row's last token, float32; rows were packed with `whole`."""
+    """The raw logit at each row's last token, or of an encoder's own head, float32; rows were
+    packed with `whole`.
+    """
     inner = core(model)
+    if is_encoder(inner.config):
+        return encoder_scores(inner, rows)
     dtype = cast(Tensor, inner.get_input_embeddings().weight).dtype
     kwargs: dict[str, object] = {}
     if rows.shares_prompts:
@@ -41,8 +47,13 @@ def shares_prompts(model: torch.nn.Module, rows: Sequence[TokenRow], pad_id: int
     """Whether scores of these rows do not change where their prompts are shared; says in the log if
     they do.
     """
+    name = type(core(model)).__name__
     probe = probe_rows(rows)
     device = next(model.parameters()).device
+    if is_encoder(core(model).config):
+        _check_padding(model, probe, pad_id, device)
+        _LOGGER.warning("%s reads a text both ways, so it scores a row at a time", name)
+        return False
     together, apart = (
         pack_rows(probe, lines, pad_id, whole=True).to(device)
         for lines in ([[list(range(len(probe)))]], single_lines(len(probe)))
@@ -56,10 +67,31 @@ def shares_prompts(model: torch.nn.Module, rows: Sequence[TokenRow], pad_id: int
     except FAILURES as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
     else:
-        limit = TOLERANCE if core(model).dtype == torch.float32 else MEAN_TOLERANCE
-        if gap <= limit * max(1.0, float(expected.abs().max())):
+        if gap <= _limit(model, expected):
             return True
         reason = f"a score differs by {gap:.2g}"
-    name = type(core(model)).__name__
     _LOGGER.warning("%s cannot score groups (%s); it scores a row at a time", name, reason)
     return False
+
+
+def _check_padding(
+    model: torch.nn.Module, rows: Sequence[TokenRow], pad_id: int, device: torch.device
+) -> None:
+    """Raises `SetupError` where an encoder's score moves with the padding behind it (FNet has no
+    mask).
+    """
+    together = pack_rows(rows, single_lines(len(rows)), pad_id, whole=True).to(device)
+    alone = [pack_rows([row], single_lines(1), pad_id, whole=True).to(device) for row in rows]
+    expected = torch.cat([encoder_scores(model, row) for row in alone])
+    gap = float((encoder_scores(model, together) - expected).abs().max())
+    if gap > _limit(model, expected):
+        raise SetupError(
+            f"{type(core(model)).__name__} lets padding move its scores (by {gap:.2g}), so they "
+            "would depend on the batch; use another encoder, e.g. a DeBERTa or ModernBERT"
+        )
+
+
+def _limit(model: torch.nn.Module, expected: Tensor) -> float:
+    """By how much scores may differ."""
+    limit = TOLERANCE if core(model).dtype == torch.float32 else MEAN_TOLERANCE
+    return limit * max(1.0, float(expected.abs().max()))

@@ -86,7 +86,8 @@ def _local(recipe: Recipe) -> Problems:
     policy = recipe.policy
     if policy is not None and policy.path is not None and not policy.trust_remote_code:
         config = _read_config(policy.path)
-        yield from _is_language_model(("policy", "path"), policy.path, config)
+        if not (_only_scores(recipe) and _is_masked(config.get("model_type"))):
+            yield from _is_language_model(("policy", "path"), policy.path, config)
     named: dict[str, Key] = {}
     for key, sampled in _sampled_by_vllm(recipe):
         if sampled not in ("current", "initial"):
@@ -95,6 +96,18 @@ def _local(recipe: Recipe) -> Problems:
             named.setdefault(policy.path, ("policy", "path"))
     for path, key in named.items():
         yield from _heads(key, _read_config(path))
+
+
+def _is_masked(model_type: object) -> bool:
+    library = importlib.import_module("transformers.models.auto.modeling_auto")
+    return model_type in cast("Mapping[str, str]", library.MODEL_FOR_MASKED_LM_MAPPING_NAMES)
+
+
+def _only_scores(recipe: Recipe) -> bool:
+    """Whether the policy only begins a reward model, which may be an encoder."""
+    trained = recipe.reward is not None and not isinstance(recipe.reward.data, Made)
+    writes = (recipe.sft, recipe.generate, recipe.train, recipe.evaluate)
+    return trained and not any(part is not None for part in writes)
 
 
 def _read_config(path: str) -> Mapping[str, object]:

@@ -1,4 +1,6 @@
-"""The opened scalar reward model: prompt groups in lines, the logit at each completion's end."""
+"""The opened scalar reward model: prompt groups in lines, the logit at each completion's end; an
+encoder's rows, the logit of its head.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +11,18 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from align.data.fingerprint import local_folder
-from align.errors import SetupError
 from align.inference.cost import Cost, cut_lines
+from align.inference.encoders import context_of, is_encoder, positions_of
 from align.inference.head import core
 from align.inference.packing import Line, TokenRow, pack_rows
 from align.inference.scores import forward_scores, shares_prompts
 from align.models import load_scorer, pad_id
 from align.records import Prompt, Sample, Score, WeightsRef
 from align.rewards.batches import pick_device, run_lines
+from align.rewards.heads import require_head
 from align.rewards.per_sample import failure
 from align.rewards.protocol import Group
 from align.rewards.reward_model import RewardModel
@@ -32,11 +35,12 @@ class ClassifierScorer:
     def __init__(self, config: RewardModel, path: str) -> None:
         folder = local_folder(path)
         weights = weights_of(folder)
-        require_head(folder)
+        require_head(weights)
         self._encoder = RowEncoder(
             tokenizer_folder(folder, weights),
             policy=config.policy,
             chat_template=config.chat_template,
+            base=local_folder(weights.base),
         )
         self._batch_size = config.batch_size
         self._device = pick_device()
@@ -44,8 +48,9 @@ class ClassifierScorer:
         torch.nn.Module.to(self._model, self._device)
         self._pad_id = pad_id(self._encoder.tokenizer)
         self._cut: Callable[[Sequence[TokenRow]], list[Line]] | None = None
-        context = vars(self._model.config.get_text_config()).get("max_position_embeddings")
-        self._max_length: int | None = config.max_length or context
+        self._max_length = longest_row(
+            core(self._model).config, self._encoder.tokenizer, config.max_length
+        )
 
     @property
     def scores_ids(self) -> bool:
@@ -99,6 +104,17 @@ class ClassifierScorer:
         return forward_scores(self._model, packed.to(self._device)).cpu().tolist()
 
 
+def longest_row(
+    config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, wanted: int | None
+) -> int | None:
+    """Tokens that a row may have: those `wanted`, else the model's context."""
+    if not is_encoder(config):
+        return wanted or vars(config.get_text_config()).get("max_position_embeddings")
+    # A table of positions ends where it ends, whatever is wanted.
+    bounds = [wanted or context_of(config, tokenizer), positions_of(config)]
+    return min((bound for bound in bounds if bound is not None), default=None)
+
+
 def verdict(sample: Sample, value: float) -> Score:
     """The value as a score; NaN and infinity are failures."""
     if not math.isfinite(value):
@@ -113,17 +129,3 @@ def weights_of(folder: Path) -> WeightsRef:
         base = json.loads(adapter.read_text())["base_model_name_or_path"]
         return WeightsRef(base, str(folder))
     return WeightsRef(str(folder))
-
-
-def require_head(folder: Path) -> None:
-    """Raises `SetupError` unless the saved weights hold a `score` head: loading would draw a random
-    one.
-    """
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="numpy") as tensors:
-            if any(name.endswith("score.weight") for name in tensors.keys()):  # noqa: SIM118 (not a dict)
-                return
-    raise SetupError(
-        f"{folder} is not a reward model: its weights have no `score` head; "
-        "train one with a `reward` section, or name a sequence classifier with one label"
-    )

@@ -1,5 +1,5 @@
 """What a scalar reward model reads of a sample: the sampled ids where its tokenizer is the policy's
-(I1), else the text rendered anew.
+(I1), else the text rendered anew. An encoder always reads the text.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from pathlib import Path
 from align.data.chat import encode_pair
 from align.data.fingerprint import local_folder, tokenizer_hash
 from align.errors import DataError
+from align.inference.encoders import holds_encoder, read_segments
 from align.inference.packing import TokenRow
 from align.models import load_tokenizer
 from align.records import Prompt, Sample, WeightsRef
@@ -18,18 +19,31 @@ from align.records import Prompt, Sample, WeightsRef
 class RowEncoder:
     """A reward model's tokenizer."""
 
-    def __init__(self, folder: Path, *, policy: str | None, chat_template: str | None) -> None:
-        """`policy` is the checkpoint that wrote the samples, None where it is not known."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        policy: str | None,
+        chat_template: str | None,
+        base: Path | None = None,
+    ) -> None:
+        """`policy` is the checkpoint that wrote the samples, None where it is not known; `base`
+        holds the model's config where `folder`, its tokenizer's, does not.
+        """
         self._chat_template = chat_template
+        self._is_encoder = holds_encoder(base or folder)
         self.tokenizer = load_tokenizer(folder)
         self.keeps_ids = (
             policy is not None
+            and not self._is_encoder
             and chat_template is None
             and reads_alike(folder, local_folder(policy))
         )
 
     def encode(self, prompt: Prompt, sample: Sample) -> TokenRow | str:
         """The row to score, or why there is none."""
+        if self._is_encoder:
+            return self._segments(prompt, sample)
         if self.keeps_ids:
             before, after = sample.prompt_ids, sample.completion_ids
         else:
@@ -49,6 +63,15 @@ class RowEncoder:
             before, after = after[:1], after[1:]
         row = TokenRow(tuple(before), tuple(after))
         return row if len(row) else "nothing to score, the sample has no tokens"
+
+    def _segments(self, prompt: Prompt, sample: Sample) -> TokenRow | str:
+        finished = sample.finish == "stop"
+        try:
+            return read_segments(
+                self.tokenizer, prompt.messages, sample.text, self._chat_template, finished=finished
+            )
+        except DataError as error:
+            return str(error)
 
 
 def tokenizer_folder(folder: Path, weights: WeightsRef) -> Path:

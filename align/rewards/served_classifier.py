@@ -11,10 +11,12 @@ from typing import cast
 
 from align.data.fingerprint import local_folder
 from align.errors import SetupError, StageError
+from align.inference.encoders import holds_encoder
 from align.inference.packing import TokenRow
 from align.records import Json, Sample, Score
-from align.rewards.classifier import require_head, verdict, weights_of
+from align.rewards.classifier import verdict, weights_of
 from align.rewards.endpoint import Kind, Refusal, open_endpoint
+from align.rewards.heads import require_head
 from align.rewards.per_sample import failure
 from align.rewards.protocol import Group
 from align.rewards.rows import RowEncoder, tokenizer_folder
@@ -30,8 +32,14 @@ class ServedScorer:
     def __init__(self, config: ServedRewardModel) -> None:
         if config.path is not None:
             folder = local_folder(config.path, config.server.revision)
-            require_head(folder)
-            tokenizer = tokenizer_folder(folder, weights_of(folder))
+            weights = weights_of(folder)
+            require_head(weights)
+            tokenizer = tokenizer_folder(folder, weights)
+            if holds_encoder(local_folder(weights.base)):
+                raise SetupError(
+                    f"{WHO}: {config.path} is an encoder, which is scored in the stage's own "
+                    "process; write {name: reward_model, path: ...}"
+                )
         elif config.tokenizer is not None:
             tokenizer = local_folder(config.tokenizer.path)
         else:

@@ -14,11 +14,13 @@ from transformers import PreTrainedModel
 
 from align.data.chat import encode_pair
 from align.data.fingerprint import local_folder
-from align.errors import DataError
+from align.errors import DataError, SetupError
+from align.inference.encoders import holds_encoder
 from align.models import load_scorer, load_tokenizer, pad_id
 from align.records import Prompt, Sample
 from align.rewards.batches import Row, pad_rows, pick_device
-from align.rewards.classifier import require_head, weights_of
+from align.rewards.classifier import weights_of
+from align.rewards.heads import require_head
 from align.rewards.rows import reads_alike
 from align.rewards.segments import segment_ends, token_ends
 
@@ -51,7 +53,12 @@ class StepReader:
     def __init__(self, options: StepOptions) -> None:
         folder = local_folder(options.path)
         weights = weights_of(folder)
-        require_head(folder)
+        require_head(weights)
+        if holds_encoder(local_folder(weights.base)):
+            raise SetupError(
+                f"{options.path} is an encoder, which has one score for a whole text and none for "
+                "its steps; name a decoder, or use reward_model"
+            )
         has_tokenizer = (folder / "tokenizer_config.json").is_file()
         own = folder if has_tokenizer else local_folder(weights.base)
         self._options, self._tokenizer = options, load_tokenizer(own)

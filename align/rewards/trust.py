@@ -18,6 +18,8 @@ from align.rewards.protocol import Group, Scorer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from align.inference.packing import TokenRow
+
 Values = list[float | None]
 """One a sample, group by group; None where it could not be scored."""
 
@@ -170,9 +172,9 @@ def read_ends(scorer: Scorer, prompt: Prompt, texts: tuple[str, str], writer: Wr
     return Ends(longest, error, blind["end"], blind["start"])
 
 
-def read_tokens(tokenizer: PreTrainedTokenizerBase, groups: Sequence[Group]) -> TokenFaults:
-    """Looks at the rows of groups that were written with the model's own tokenizer and template."""
-    rows = [(*s.prompt_ids, *s.completion_ids) for group in groups for s in group.samples]
+def read_tokens(tokenizer: PreTrainedTokenizerBase, read: Sequence[TokenRow]) -> TokenFaults:
+    """Looks at rows as the model with this tokenizer reads them."""
+    rows = [(*row.prompt_ids, *row.completion_ids) for row in read]
     bos, eos, unknown = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id
     # Where one token is both, it may well stand at the end and between turns.
     repeated = sum(row.count(bos) > 1 for row in rows) if bos is not None and bos != eos else 0

@@ -98,10 +98,13 @@ class RunFolder:
         configuration = folder / "adapter_config.json"
         if not configuration.is_file():
             return WeightsRef(str(folder))
-        return WeightsRef(str(self._base(json.loads(configuration.read_text()))), str(folder))
+        base = self._base(name, json.loads(configuration.read_text()))
+        return WeightsRef(str(base), str(folder))
 
-    def _base(self, configuration: Mapping[str, str]) -> Path:
-        policy = self.recipe.policy
+    def _base(self, step: str, configuration: Mapping[str, str]) -> Path:
+        policy, reward = self.recipe.policy, self.recipe.reward
+        if step == "reward" and reward is not None and reward.init != "policy":
+            return self._outside(reward.init)
         if policy is not None and policy.config is not None:
             return self.folder("policy")
         name = policy.path if policy is not None else configuration["base_model_name_or_path"]

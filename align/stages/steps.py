@@ -94,6 +94,9 @@ class _Planner:
                 f"{folder}/pairs", "pair", curated(folder), plain(made.pair) | {"seed": self.seed}
             )
             inputs = {"policy": init, **sampled(folder), "pairs": f"step:{folder}/pairs"}
+            if reward.init != "policy" and self.initial:
+                # the samples' tokens are the policy's, not those of the model that is trained
+                inputs["tokenizer"] = self.initial
         else:
             inputs = {"policy": init}
         yield Step("reward", "reward", inputs, self._training(reward))

@@ -5,9 +5,12 @@ what it reports.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 
+from align.data.fingerprint import local_folder
 from align.data.shards import read_records
 from align.errors import DataError, StageError
+from align.inference.packing import TokenRow
 from align.recipe.sections import Reward, Section, Source, Window
 from align.records import Json, Pair, Prompt, Sample, Score, WeightsRef, derive_seed
 from align.registry import build
@@ -79,9 +82,11 @@ def reward(run: RunFolder, step: Step, ranks: int | None = None) -> Trained:
         raise StageError("the recipe has no reward section")
     counts: dict[str, int] = {}
     if isinstance(section.data, Source):
-        rows = _preferences(run, step, section, section.data, counts)
+        rows, prompts = _preferences(run, step, section, section.data, counts)
     else:
         rows = _rows(run, step, "")
+        prompts = read_records(run.input_folder(step, "prompts"), Prompt)
+    read = _reader(run, step, section, prompts)
     prompt_of = {sample.sample_id: sample.prompt_id for sample in rows.samples}
     limit = round(section.hold_out * (1 << 63))
     held = [p for p in rows.pairs if derive_seed(run.recipe.run.seed, prompt_of[p.chosen]) < limit]
@@ -90,8 +95,8 @@ def reward(run: RunFolder, step: Step, ranks: int | None = None) -> Trained:
     kept = [pair for pair in rows.pairs if prompt_of[pair.chosen] not in names]
     trained = train_reward(
         _job(run, step, section, ranks),
-        preference_rows(rows.samples, kept, margins=section.margins, ties=rows.ties),
-        preference_rows(rows.samples, held),
+        preference_rows(rows.samples, kept, margins=section.margins, ties=rows.ties, read=read),
+        preference_rows(rows.samples, held, read=read),
     )
     counts |= {"held_out": len(held)}
     return {"counts": {**counts, **trained["counts"]}, "metrics": trained["metrics"]}
@@ -99,21 +104,51 @@ def reward(run: RunFolder, step: Step, ranks: int | None = None) -> Trained:
 
 def _preferences(
     run: RunFolder, step: Step, section: Reward, source: Source, counts: dict[str, int]
-) -> Rows:
+) -> tuple[Rows, list[Prompt]]:
     from align.data.convert import to_preferences
     from align.data.human import import_preferences
     from align.data.sources import read_rows
+    from align.inference.encoders import holds_encoder
     from align.models import load_tokenizer
 
     cleaned = to_preferences(read_rows(source, seed=run.recipe.run.seed))
     counts |= cleaned.counts
-    policy = run.recipe.policy
-    tokenizer = load_tokenizer(run.weights(step.inputs["policy"]).base)
+    policy, base = run.recipe.policy, run.weights(step.inputs["policy"]).base
+    # an encoder reads the text itself, in its own form
+    tokenizer = None if holds_encoder(local_folder(base)) else load_tokenizer(base)
     imported = import_preferences(cleaned.rows, tokenizer, policy.chat_template if policy else None)
     counts["ties"] = len(imported.ties)
     pairs = [p for p in imported.pairs if section.ties != "drop" or p not in imported.ties]
     ties = imported.ties if section.ties == "half" else frozenset[Pair]()
-    return Rows(list(imported.samples), [], pairs, ties)
+    return Rows(list(imported.samples), [], pairs, ties), imported.prompts
+
+
+def _reader(
+    run: RunFolder, step: Step, section: Reward, prompts: Sequence[Prompt]
+) -> Callable[[Sample], TokenRow]:
+    """How the model that is trained reads a sample: by its tokens where they are its own, else by
+    its text, in the form in which `reward_model` scores it.
+    """
+    from align.inference.encoders import holds_encoder
+    from align.rewards.rows import RowEncoder
+    from align.training.reward import as_sampled
+
+    weights, policy = run.weights(step.inputs["policy"]), run.recipe.policy
+    if "tokenizer" not in step.inputs and not holds_encoder(local_folder(weights.base)):
+        return as_sampled
+    writer = run.weights(step.inputs["tokenizer"]).base if "tokenizer" in step.inputs else None
+    # the recipe's template is that of its policy
+    template = policy.chat_template if policy and section.init == "policy" else None
+    encoder = RowEncoder(local_folder(weights.base), policy=writer, chat_template=template)
+    by_id = {prompt.prompt_id: prompt for prompt in prompts}
+
+    def read(sample: Sample) -> TokenRow:
+        row = encoder.encode(by_id[sample.prompt_id], sample)
+        if isinstance(row, str):
+            raise DataError(f"sample {sample.sample_id} cannot be read by {weights.base}: {row}")
+        return row
+
+    return read
 
 
 def _job(

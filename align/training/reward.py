@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from accelerate.utils import gather_object
@@ -13,8 +14,19 @@ from peft import LoraConfig, get_peft_model
 from transformers import Trainer
 from trl import RewardConfig
 
+from align.data.fingerprint import local_folder
+from align.data.templates import find_template
 from align.errors import DataError, RecipeError
+from align.inference.encoders import (
+    TYPES,
+    context_of,
+    has_types,
+    head_modules,
+    read_config,
+    segment_types,
+)
 from align.inference.logps import batches_by_length
+from align.inference.packing import TokenRow
 from align.models import load_scorer, load_tokenizer, pad_id
 from align.recipe.sections import Reward
 from align.records import Pair, Sample, derive_seed
@@ -24,7 +36,7 @@ from align.training.guards import join_launch
 from align.training.job import Job, Result
 from align.training.session import run_training, seed_everything, summarise
 from align.training.sft import set_pad_token
-from align.training.soft_labels import LabelCollator, SoftLabelTrainer
+from align.training.soft_labels import FIRSTS, LabelCollator, SoftLabelTrainer
 from align.training.wrapping import wrapped_model
 
 logger = logging.getLogger(__name__)
@@ -47,6 +59,13 @@ class PairRow:
     margin: float = 0.0
     label: float = 1.0
     """P(chosen preferred) to train towards: 0.5 for a tie."""
+    firsts: tuple[int, int] = (0, 0)
+    """Tokens of each row's first segment, which an encoder may tell from the second."""
+
+
+def as_sampled(sample: Sample) -> TokenRow:
+    """The sample's own tokens."""
+    return TokenRow(sample.prompt_ids, sample.completion_ids)
 
 
 def preference_rows(
@@ -55,19 +74,22 @@ def preference_rows(
     *,
     margins: bool = False,
     ties: Collection[Pair] = (),
+    read: Callable[[Sample], TokenRow] = as_sampled,
 ) -> list[PairRow]:
-    """Pairs as tokens; the margin counts in the loss only where `margins` says so, and `ties` have
-    the label 0.5.
+    """Pairs as the tokens that `read` makes of samples; the margin counts in the loss only where
+    `margins` says so, and `ties` have the label 0.5.
     """
-    by_id = {sample.sample_id: [*sample.prompt_ids, *sample.completion_ids] for sample in samples}
+    by_id = {sample.sample_id: read(sample) for sample in samples}
     return [
         PairRow(
-            by_id[pair.chosen],
-            by_id[pair.rejected],
+            [*chosen.prompt_ids, *chosen.completion_ids],
+            [*rejected.prompt_ids, *rejected.completion_ids],
             pair.margin if margins else 0.0,
             0.5 if pair in ties else 1.0,
+            (len(chosen.prompt_ids), len(rejected.prompt_ids)),
         )
         for pair in pairs
+        for chosen, rejected in [(by_id[pair.chosen], by_id[pair.rejected])]
     ]
 
 
@@ -87,7 +109,15 @@ def train_reward(job: Job, rows: Sequence[PairRow], eval_rows: Sequence[PairRow]
     tokenizer = load_tokenizer(job.policy.base, trust_remote_code=policy.trust_remote_code)
     set_pad_token(tokenizer)
     counts = {"pairs": len(rows)}
-    kept = _usable(rows, section.max_length, counts)
+    encoder = read_config(local_folder(job.policy.base))
+    if encoder is not None and section.init == "policy" and policy.chat_template is not None:
+        # saved with the model, so that it is read as it was trained
+        own = tokenizer.chat_template
+        own = own if isinstance(own, str) else None
+        tokenizer.chat_template = find_template(own, policy.chat_template)
+    context = None if encoder is None else context_of(encoder, tokenizer)
+    longest = min(section.max_length, context or section.max_length)
+    kept = _usable(rows, longest, counts)
     shape = batch_shape(job, state.num_processes)
     if len(kept) < shape.size:
         raise RecipeError(
@@ -119,15 +149,19 @@ def train_reward(job: Job, rows: Sequence[PairRow], eval_rows: Sequence[PairRow]
     )
     if policy.peft is not None and job.policy.adapter is None:
         # the new head is trained whole and saved beside the adapter
-        options = {"task_type": "SEQ_CLS", "modules_to_save": ["score"], **policy.peft}
+        heads = ["score"] if encoder is None else head_modules(encoder)
+        heads += cast("list[str]", policy.peft.get("modules_to_save") or [])
+        options = {"task_type": "SEQ_CLS", **policy.peft, "modules_to_save": heads}
         model = get_peft_model(model, LoraConfig(**options))  # pyright: ignore[reportArgumentType]
     disable_dropout(model)
     with_margin = any(row.margin for row in kept)
     with_label = any(row.label != 1 for row in kept)
+    has_two_types = encoder is not None and has_types(encoder)
     data = [
         {"chosen_ids": list(row.chosen_ids), "rejected_ids": list(row.rejected_ids)}
         | ({"margin": row.margin} if with_margin else {})
         | ({"label": row.label} if with_label else {})
+        | ({FIRSTS: list(row.firsts)} if has_two_types else {})
         for row in kept
     ]
     trainer = SoftLabelTrainer(
@@ -137,7 +171,7 @@ def train_reward(job: Job, rows: Sequence[PairRow], eval_rows: Sequence[PairRow]
         processing_class=tokenizer,
         data_collator=LabelCollator(pad_id(tokenizer)),
     )
-    judged = [row for row in eval_rows if _length(row) <= section.max_length] or [
+    judged = [row for row in eval_rows if _length(row) <= longest] or [
         row for row in kept if row.label > 0.5
     ][:PROBE_PAIRS]
     if not judged:
@@ -149,7 +183,8 @@ def train_reward(job: Job, rows: Sequence[PairRow], eval_rows: Sequence[PairRow]
     judgement: dict[str, float] = {}
 
     def judge(trained: Trainer) -> None:
-        judgement.update(_judge(trained, judged, pad_id(tokenizer), held_out=bool(eval_rows)))
+        pad, is_held_out = pad_id(tokenizer), bool(eval_rows)
+        judgement.update(_judge(trained, judged, pad, has_two_types, held_out=is_held_out))
 
     counts |= run_training(trainer, job, tokenizer, "reward model", before_save=judge)
     counts |= {"trained_pairs": len(kept), "steps": trainer.state.global_step}
@@ -189,7 +224,7 @@ def _usable(rows: Sequence[PairRow], max_length: int, counts: dict[str, int]) ->
 
 @torch.no_grad()
 def _judge(
-    trainer: Trainer, rows: Sequence[PairRow], pad: int, *, held_out: bool
+    trainer: Trainer, rows: Sequence[PairRow], pad: int, has_two_types: bool, *, held_out: bool
 ) -> dict[str, float]:
     """Accuracy, mean margin, spread of the scores and the share of pairs with equal scores. Every
     rank calls it.
@@ -197,14 +232,18 @@ def _judge(
     model = wrapped_model(trainer)
     model.eval()
     texts = [list(row.chosen_ids) for row in rows] + [list(row.rejected_ids) for row in rows]
+    firsts = [row.firsts[side] for side in (0, 1) for row in rows]
     scores = torch.zeros(len(texts))
     # every rank forwards every batch: under ZeRO-3 the ranks must make the same calls
     for batch in batches_by_length([len(text) for text in texts], TOKEN_BUDGET):
         width = len(texts[batch[0]])
         ids = torch.tensor([texts[i] + [pad] * (width - len(texts[i])) for i in batch])
         mask = torch.tensor([[1] * len(texts[i]) + [0] * (width - len(texts[i])) for i in batch])
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        if has_two_types:
+            inputs[TYPES] = segment_types(mask, [firsts[i] for i in batch])
         device = trainer.args.device
-        output = model(input_ids=ids.to(device), attention_mask=mask.to(device))
+        output = model(**{name: tensor.to(device) for name, tensor in inputs.items()})
         scores[torch.tensor(batch)] = output.logits.squeeze(-1).float().cpu()
     chosen, rejected = scores.chunk(2)
     spread = float(scores.std(correction=0))

@@ -1,4 +1,6 @@
-"""TRL's RewardTrainer for pairs that carry a label: P(chosen preferred), 0.5 for a tie."""
+"""TRL's RewardTrainer for pairs that carry a label (P(chosen preferred), 0.5 for a tie), or rows of
+two segments.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,16 @@ from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 from trl import RewardTrainer
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
+from align.inference.encoders import TYPES, segment_types
+
+FIRSTS = "firsts"
+"""Column: tokens of the first segment of the chosen and of the rejected row."""
+
 
 class LabelCollator:
-    """TRL's collator, and the pairs' labels `(P,)` where they have some."""
+    """TRL's collator, the pairs' labels `(P,)` and their rows' token types `(2P, T)` where they
+    have some.
+    """
 
     def __init__(self, pad_token_id: int) -> None:
         self._collate = DataCollatorForPreference(pad_token_id=pad_token_id)
@@ -23,6 +32,11 @@ class LabelCollator:
         batch: dict[str, Tensor] = self._collate(list(pairs))
         if "label" in pairs[0]:
             batch["label"] = torch.tensor([pair["label"] for pair in pairs])
+        if FIRSTS in pairs[0]:
+            firsts = [cast("Sequence[int]", pair[FIRSTS]) for pair in pairs]
+            # TRL puts the chosen rows first
+            order = [own[0] for own in firsts] + [own[1] for own in firsts]
+            batch[TYPES] = segment_types(batch["attention_mask"], order)
         return batch
 
 

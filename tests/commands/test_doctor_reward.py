@@ -12,6 +12,7 @@ from align import cli
 from align.commands.findings import Finding
 from align.errors import InputError
 from tests.commands.conftest import chat_rows, text_rows
+from tests.inference.encoder_models import make_encoder
 from tests.rewards.chat_stand_in import ChatStandIn
 
 PLANTED = "tests.commands.planted.NaiveClassifier"
@@ -178,7 +179,7 @@ def test_verifier_that_runs_out_of_time_is_named(
         "1 of 4 samples",
         "raise the reward's timeout or give it workers: late is not wrong",
     )
-    assert found["end token"].found == "no model: the text alone is read"
+    assert found["end token"].found == "the text alone is read"
 
 
 def test_reward_of_length_is_seen_through(doctor: Doctor, write_rows: Callable[..., Path]) -> None:
@@ -228,7 +229,7 @@ def test_reward_that_cannot_be_opened_is_one_line(
     data = write_rows("pairs.jsonl", chat_rows())
     status, found = doctor(f"{{name: reward_model, path: {tiny_llama}}}", data)
     assert status == 2 and list(found) == ["opens"]
-    assert "no `score` head" in found["opens"].found
+    assert "no head (score.weight)" in found["opens"].found
 
 
 def test_recipe_without_pairs_or_reward_says_what_to_give(
@@ -244,3 +245,18 @@ def test_recipe_without_pairs_or_reward_says_what_to_give(
     recipe.write_text("score: {name: reward_model}\n")
     assert cli.main(["doctor", "--reward", str(recipe), "--data", "x.jsonl"]) == 2
     assert "--out" in capsys.readouterr().err
+
+
+def test_an_encoder_is_examined_by_its_text(
+    doctor: Doctor, tmp_path: Path, write_rows: Callable[..., Path]
+) -> None:
+    """It reads no end token, so that scores without one are the same is no fault."""
+    make_encoder("bert", tmp_path / "encoder")
+    data = write_rows("pairs.jsonl", chat_rows())
+    status, found = doctor(f"{{name: reward_model, path: {tmp_path / 'encoder'}}}", data)
+    assert status == 0
+    for name in ("opens", "scored", "tokens of reward_model", "values", "batch size", "order"):
+        assert found[name].level == "ok", found[name]
+    assert found["padding"].level == "ok"
+    assert found["end token"].found == "the text alone is read"
+    assert found["chat template"].found.startswith("with another: correlation")

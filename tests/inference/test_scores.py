@@ -8,8 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, BertConfig
-from transformers import BertForSequenceClassification as Bert
+from transformers import (
+    AutoModelForSequenceClassification,
+    FNetConfig,
+    FNetForSequenceClassification,
+    T5Config,
+    T5ForSequenceClassification,
+)
 
 from align.data.characters import make_character_tokenizer
 from align.errors import SetupError
@@ -49,11 +54,23 @@ def test_any_decoder_scores_groups_as_single_rows(name: str, tmp_path: Path) -> 
     assert max(expected) - min(expected) > 1e-3
 
 
-def test_an_encoder_is_refused_by_name(tmp_path: Path) -> None:
-    config = BertConfig(
-        vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=1, num_labels=1
+def test_a_model_that_is_neither_decoder_nor_encoder_is_refused_by_name(tmp_path: Path) -> None:
+    config = T5Config(
+        vocab_size=40, d_model=16, d_ff=16, d_kv=16, num_layers=1, num_heads=1, num_labels=1
     )
-    Bert(config).save_pretrained(tmp_path)
+    T5ForSequenceClassification(config).save_pretrained(tmp_path)
     make_character_tokenizer("abcdefgh", max_length=128).save_pretrained(tmp_path)
-    with pytest.raises(SetupError, match="BertForSequenceClassification reads its score elsewhere"):
+    with pytest.raises(SetupError, match="T5ForSequenceClassification reads its score elsewhere"):
         load_scorer(tmp_path)
+
+
+def test_an_encoder_whose_scores_move_with_padding_is_refused(tmp_path: Path) -> None:
+    """FNet mixes all places and knows no mask."""
+    config = FNetConfig(
+        vocab_size=40, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_labels=1
+    )
+    FNetForSequenceClassification(config).save_pretrained(tmp_path)
+    make_character_tokenizer("abcdefgh", max_length=128).save_pretrained(tmp_path)
+    model = load_scorer(tmp_path).eval()
+    with pytest.raises(SetupError, match="FNetForSequenceClassification lets padding move"):
+        shares_prompts(model, ROWS, 0)

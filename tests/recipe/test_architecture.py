@@ -113,3 +113,15 @@ def test_a_checkpoint_that_says_it_writes_text_costs_no_import(tmp_path: Path) -
         "sys.exit(bool({'torch', 'transformers', 'vllm'} & set(sys.modules)))\n"
     )
     assert subprocess.run([sys.executable, "-c", script, str(path)]).returncode == 0
+
+
+def test_an_encoder_can_begin_a_reward_model_and_nothing_else(tmp_path: Path) -> None:
+    """transformers has no DeBERTa that writes text; of a vision model not even a masked one."""
+    deberta = checkpoint(tmp_path / "deberta", model_type="deberta-v2")
+    vit = checkpoint(tmp_path / "vit", model_type="vit")
+    reward = "policy: {path: %s}\nreward: {data: {path: org/prefs}}\n"
+    assert errors(tmp_path, reward % deberta) == []
+    says = "of which transformers has no causal language model"
+    for text in (reward % deberta + "sft: {data: {path: org/b}}\n", reward % vit):
+        ((line, key, message),) = errors(tmp_path, text)
+        assert (line, key) == (1, "policy.path") and says in message

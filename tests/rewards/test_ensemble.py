@@ -82,7 +82,7 @@ def test_disagreement_reaches_the_stages_parts_and_a_failed_member_fails_the_sam
 
 def test_member_that_cannot_be_opened_is_named(scorer_folder: Path, writer: Path) -> None:
     spec = {"name": "ensemble", "members": [{"path": str(scorer_folder)}, {"path": str(writer)}]}
-    with pytest.raises(SetupError, match=r"ensemble member 1: .* no `score` head"):
+    with pytest.raises(SetupError, match=r"ensemble member 1: .* no head"):
         build("reward", spec).open()
 
 

@@ -157,7 +157,18 @@ def test_not_finite_output_is_a_failure(scorer_folder: Path, tmp_path: Path) -> 
 
 def test_model_without_a_trained_head_is_refused(writer: Path) -> None:
     """Loading a causal checkpoint as a classifier would score with random numbers."""
-    with pytest.raises(SetupError, match="no `score` head"):
+    with pytest.raises(SetupError, match=r"no head \(score\.weight\)"):
         RewardModel(path=str(writer)).open()
     with pytest.raises(SetupError, match="no path"):
         RewardModel().open()
+
+
+def test_head_of_several_labels_is_refused(scorer_folder: Path, tmp_path: Path) -> None:
+    """A toxicity classifier, say: which of its labels would be the score?"""
+    folder = tmp_path / "classes"
+    shutil.copytree(scorer_folder, folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["score.weight"] = tensors["score.weight"].repeat(2, 1)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(SetupError, match="its head has 2 labels, and a reward model's has one"):
+        RewardModel(path=str(folder)).open()
