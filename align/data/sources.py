@@ -5,7 +5,8 @@ of them.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
@@ -47,13 +48,25 @@ class Counted(Protocol):
         ...
 
 
-def read_rows(source: Source, *, seed: int) -> list[Row]:
+@runtime_checkable
+class Sifted(Protocol):
+    """A data set made of other rows, some of which it leaves out."""
+
+    def sift(
+        self, split: str, seed: int
+    ) -> tuple[Sequence[Mapping[str, object]], Mapping[str, int]]:
+        """What `rows` yields, and how many were left out for which reason."""
+        ...
+
+
+def read_rows(source: Source, *, seed: int, left_out: Counter[str] | None = None) -> list[Row]:
     """All rows that `source` names, with `columns`, `split`, `shuffle`, `limit` and `mix` applied
     in this order.
 
     The result depends on the source's content and `seed` alone. A mixture ends where its first part
-    runs out (see `mixture.mix`); its parts are shuffled before they are cut. Raises `DataError`
-    with the place of what is wrong.
+    runs out (see `mixture.mix`); its parts are shuffled before they are cut. `left_out` counts the
+    rows that built-in sets leave out (`left_out_as_tie`). Raises `DataError` with the place of what
+    is wrong.
     """
     kinds = {"name": source.name, "path": source.path, "mix": source.mix}
     given = [name for name, value in kinds.items() if value]
@@ -65,7 +78,7 @@ def read_rows(source: Source, *, seed: int) -> list[Row]:
         raise RecipeError(f"{key!r} is not an option of a data source read from a path", key=key)
     if source.mix is not None:
         parts = [
-            read_rows(part, seed=derive_seed(seed, "mix", index))
+            read_rows(part, seed=derive_seed(seed, "mix", index), left_out=left_out)
             for index, part in enumerate(source.mix)
         ]
         # Cut first, then shuffle: a limit must not change the shares.
@@ -73,7 +86,7 @@ def read_rows(source: Source, *, seed: int) -> list[Row]:
         rows = [rename_columns(row, source.columns) for row in rows]
         return _shuffled(rows, seed, "mix") if source.shuffle else rows
     if source.name is not None:
-        return _built_in(source, source.name, seed)
+        return _built_in(source, source.name, seed, left_out)
     path = cast(str, source.path)
     rows = [rename_columns(row, source.columns) for row in _stored(source, path)]
     if not rows:
@@ -113,14 +126,22 @@ def _data_set(source: Source, name: str) -> BuiltIn:
     return data
 
 
-def _built_in(source: Source, name: str, seed: int) -> list[Row]:
+def _built_in(
+    source: Source, name: str, seed: int, left_out: Counter[str] | None = None
+) -> list[Row]:
     data = _data_set(source, name)
     found: list[Row] = []
     for part in parse_split(source.split):
         # A built-in's order is drawn from the seed already; `limit` keeps endless splits from being
         # made whole.
         stop = source.limit if part.start is None and part.end is None else None
-        values = list(islice(data.rows(part.name, seed), stop))
+        if isinstance(data, Sifted):
+            sifted, others = data.sift(part.name, seed)
+            values = list(sifted[:stop])
+            if left_out is not None:
+                left_out.update({f"left_out_as_{why}": n for why, n in others.items() if n})
+        else:
+            values = list(islice(data.rows(part.name, seed), stop))
         first, end = part.bounds(len(values))
         found += [
             Row(value, name, f"{name}[{part.name}]:{number}")

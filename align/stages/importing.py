@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from align.data.convert import kind_of, to_demonstrations, to_labelled, to_preferences
 from align.data.human import import_demonstrations, import_labelled, import_preferences
 from align.data.shards import write_part
@@ -23,7 +25,8 @@ def import_human_data(run: RunFolder, step: Step) -> None:
     train, policy = run.recipe.train, run.recipe.policy
     if train is None or train.data is None:
         raise DataError("the recipe has no train.data")
-    rows = list(read_rows(train.data, seed=run.recipe.run.seed))
+    left_out = Counter[str]()
+    rows = read_rows(train.data, seed=run.recipe.run.seed, left_out=left_out)
     if not rows:
         raise DataError("train.data has no rows; look at its path, split and filters")
     tokenizer = load_tokenizer(run.weights(step.inputs["policy"]).base)
@@ -46,4 +49,4 @@ def import_human_data(run: RunFolder, step: Step) -> None:
     write_part(folder / "samples", 0, records.samples, Sample)
     write_part(folder / "pairs", 0, records.pairs, Pair)
     write_part(folder / "scores", 0, records.scores, Score)
-    write_result(folder, Result({**counts, **records.counts}))
+    write_result(folder, Result({**left_out, **counts, **records.counts}))

@@ -36,8 +36,9 @@ def make_prompts(run: RunFolder, step: Step) -> Result:
         if found >= wanted:
             write_part(run.folder(step.name), 0, [], Prompt)
             return Result({"informative_before": found})
-    cleaned = to_prompts(read_rows(source, seed=seed))
-    counts = Counter(cleaned.counts)
+    left_out = Counter[str]()
+    cleaned = to_prompts(read_rows(source, seed=seed, left_out=left_out))
+    counts = Counter({**left_out, **cleaned.counts})
     prompts = list(cleaned.rows)
     if "held_out" in step.inputs:
         held_out = {p.prompt_id for p in read_records(run.input_folder(step, "held_out"), Prompt)}

@@ -5,6 +5,7 @@ what it reports.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from align.data.fingerprint import local_folder
@@ -64,11 +65,14 @@ def sft(run: RunFolder, step: Step, ranks: int | None = None) -> Trained:
     section = run.recipe.sft
     if section is None:
         raise StageError("the recipe has no sft section")
-    cleaned = to_demonstrations(read_rows(section.data, seed=run.recipe.run.seed))
+    left_out = Counter[str]()
+    rows = read_rows(section.data, seed=run.recipe.run.seed, left_out=left_out)
+    cleaned = to_demonstrations(rows)
     trained = train_sft(
         _job(run, step, section, ranks), [(row.prompt, row.completion) for row in cleaned.rows]
     )
-    return {"counts": {**cleaned.counts, **trained["counts"]}, "metrics": trained["metrics"]}
+    counts = {**left_out, **cleaned.counts, **trained["counts"]}
+    return {"counts": counts, "metrics": trained["metrics"]}
 
 
 def reward(run: RunFolder, step: Step, ranks: int | None = None) -> Trained:

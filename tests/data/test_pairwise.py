@@ -5,6 +5,7 @@ trained model is asked what it was taught.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from align.data.sources import read_rows
 from align.errors import DataError, RecipeError
 from align.models import load_tokenizer
 from align.recipe.load import load_recipe
+from align.recipe.sections import Source
 
 
 def write(path: Path, rows: list[dict[str, object]]) -> str:
@@ -75,8 +77,28 @@ def test_rows_that_cannot_be_compared_are_left_out_and_named_in_the_log(
     assert "prefs.jsonl: 1 rows make comparisons (5 read, " in caplog.text
     assert "1 not_alternating, 1 tie" in caplog.text
     path = write(tmp_path / "none.jsonl", unfit)
-    with pytest.raises(DataError, match=r"'not_alternating': 1, 'tie': 1"):
+    with pytest.raises(DataError, match=r"compare: 4 read, .*1 not_alternating, 1 tie"):
         list(Pairwise(Preferences(path)).rows("train", 0))
+
+
+def test_rows_that_are_left_out_are_counted_for_the_manifest(tmp_path: Path) -> None:
+    """Through a mixture too; what nobody left out is not named."""
+    rows: list[dict[str, object]] = [
+        {**row_of(1), "tie": True},
+        {**row_of(2), "tie": True},
+        {**row_of(3), "chosen": row_of(3)["rejected"]},
+        row_of(4),
+        row_of(5),
+    ]
+    path = write(tmp_path / "prefs.jsonl", rows)
+    source = Source.model_validate({"name": "pairwise", "of": {"path": path}})
+    left_out = Counter[str]()
+    assert len(read_rows(source, seed=0, left_out=left_out)) == 2
+    assert left_out == {"left_out_as_tie": 2, "left_out_as_identical": 1}
+    left_out.clear()
+    mixed = Source.model_validate({"mix": [source.model_dump(exclude_none=True)]})
+    assert len(read_rows(mixed, seed=0, left_out=left_out)) == 2
+    assert left_out == {"left_out_as_tie": 2, "left_out_as_identical": 1}
 
 
 def test_a_recipe_reads_it_as_demonstrations(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ training time. `rewards/comparer.py` asks with the same text.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from logging import getLogger
 from typing import ClassVar
@@ -52,22 +52,26 @@ class Pairwise:
         """Rows of `prompt` (one user turn) and `completion` (`A` or `B`), in an order drawn from
         `seed`. Raises `DataError` where none is left, with what became of them.
         """
+        return iter(self.sift(split, seed)[0])
+
+    def sift(self, split: str, seed: int) -> tuple[list[dict[str, object]], Mapping[str, int]]:
+        """The same rows, and how many others were left out for which reason."""
         source = Source(path=self.of.path, split=split, columns=dict(self.of.columns))
         cleaned = to_preferences(read_rows(source, seed=seed))
         counts = Counter(cleaned.counts)
-        kept = 0
+        found: list[dict[str, object]] = []
         for item in cleaned.rows:
             fault = why_unfit(item)
-            if fault is not None:
+            if fault is None:
+                found.append(self._row(item, seed))
+            else:
                 counts[fault] += 1
-                continue
-            kept += 1
-            yield self._row(item, seed)
-        if not kept:
-            raise DataError(f"{self.of.path}: no preference is left to compare: {dict(counts)}")
-        if kept < counts["read"]:
-            said = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-            _LOGGER.warning("%s: %d rows make comparisons (%s)", self.of.path, kept, said)
+        said = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+        if not found:
+            raise DataError(f"{self.of.path}: no preference is left to compare: {said}")
+        if len(found) < counts["read"]:
+            _LOGGER.warning("%s: %d rows make comparisons (%s)", self.of.path, len(found), said)
+        return found, {name: n for name, n in counts.items() if name not in ("read", "kept")}
 
     def _row(self, item: Preference, seed: int) -> dict[str, object]:
         chosen, rejected = str(item.chosen[0]["content"]), str(item.rejected[0]["content"])
