@@ -67,6 +67,8 @@ class Best:
 
 def main(args: argparse.Namespace) -> int:
     """Prints the tables; raises `InputError` where there are neither pairs nor samples."""
+    if args.json is not None and not Path(args.json).absolute().parent.is_dir():
+        raise InputError(f"--json {args.json}: its folder is not there; make it first")
     source, console = read_source(args.recipe, args.overrides, args.out), make_console()
     disable_progress_bar()  # of loading weights: the tables are the output
     wants_pairs = args.data is not None or args.samples is None
@@ -180,6 +182,11 @@ def _evaluate_samples(
     with console.status(f"scoring {sum(len(g.samples) for g in stored.groups)} samples"):
         proxy = _score(source, stored.groups)
         gold, name = _gold(args, stored)
+    if gold == proxy:
+        raise InputError(
+            f"gold ({name}) scores every sample as the reward itself does, so the curve could show "
+            "no over-optimisation; name another reward with --gold"
+        )
     curve, kept = best_of_n_curve(stored.groups, proxy, gold)
     return curve, f"gold: {name}; {kept} of {len(stored.groups)} prompts have all their scores"
 

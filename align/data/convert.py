@@ -15,6 +15,7 @@ Each of these may be text or turns. `answer` goes to `Prompt.answer`, other colu
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -289,8 +290,9 @@ def _json(row: Row, answer: object) -> Json:
 
 def _margin(row: Row) -> float:
     value = row.values.get("margin", 0.0)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise row.fault(f"the margin is {value!r}; expected a number")
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value):
+        raise row.fault(f"the margin is {value!r}; expected a finite number, or no column `margin`")
     return float(value)
 
 

@@ -203,7 +203,15 @@ def _scalar(node: yaml.ScalarNode, key: Key, file: str) -> object:
             return int(digits, 0 if "x" in digits or "o" in digits else 10)
         case "float" if _FLOAT.match(text):
             digits = text.replace("_", "").lower()
-            return float(digits.replace(".inf", "inf").replace(".nan", "nan"))
+            if digits.endswith(".nan"):
+                raise RecipeError(
+                    "is .nan, which is no number",
+                    file=file,
+                    line=node.start_mark.line + 1,
+                    key=dotted(key) or None,
+                    remedy="give a number or remove the key",
+                )
+            return float(digits.replace(".inf", "inf"))
         case _:
             raise _bad_tag(node, key, file)
 

@@ -177,7 +177,7 @@ class Generate(Plugin):
 class Scoring(Plugin):
     """A reward source; several are summed with their weights."""
 
-    weight: float = 1.0
+    weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
     """0 reports the source without counting it."""
     label: str | None = None
     """Name of its part in reports; default: the source's name."""

@@ -19,7 +19,7 @@ from annotated_types import Ge, Gt
 from align.data.builtin.random_calculation import parse_number
 from align.records import Score
 from align.rewards.overdue import Overdue, in_time
-from align.rewards.patterns import compile_pattern, extract_last
+from align.rewards.patterns import check_patterns, compile_pattern, extract_last
 from align.rewards.process import WorkerPool
 from align.rewards.protocol import Group
 
@@ -42,9 +42,12 @@ class AnswerClusters:
     workers: Annotated[int, Ge(1)] = 2
     """Of `math`."""
 
+    def __post_init__(self) -> None:
+        check_patterns(extract=self.extract)
+
     def open(self) -> ClusterScorer:
         """Compiles the pattern and, for `math`, starts the workers."""
-        pattern = compile_pattern(self.extract, "answer_clusters.extract") if self.extract else None
+        pattern = compile_pattern(self.extract, "extract") if self.extract else None
 
         def answer_of(text: str) -> str | None:
             try:

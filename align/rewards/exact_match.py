@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from align.records import Json, Prompt, Sample, Score
-from align.rewards.patterns import compile_pattern, extract_last
+from align.rewards.patterns import check_patterns, compile_pattern, extract_last
 from align.rewards.per_sample import PerSample, failure
 
 
@@ -26,12 +26,13 @@ class ExactMatch:
     right: float = 1.0
     wrong: float = 0.0
 
+    def __post_init__(self) -> None:
+        check_patterns(extract=self.extract, extract_answer=self.extract_answer)
+
     def open(self) -> PerSample:
-        """Compiles the patterns; `RecipeError` where one is not valid."""
-        extract = self.extract and compile_pattern(self.extract, "exact_match.extract")
-        answer = self.extract_answer and compile_pattern(
-            self.extract_answer, "exact_match.extract_answer"
-        )
+        """Compiles the patterns."""
+        extract = self.extract and compile_pattern(self.extract, "extract")
+        answer = self.extract_answer and compile_pattern(self.extract_answer, "extract_answer")
         return PerSample(lambda prompt, sample: self._score(prompt, sample, extract, answer))
 
     def _score(

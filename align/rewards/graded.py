@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from align.data.builtin.random_calculation import graded, parse_number
 from align.records import Prompt, Sample, Score
 from align.rewards.exact_match import accepted_answers
-from align.rewards.patterns import compile_pattern, extract_last
+from align.rewards.patterns import check_patterns, compile_pattern, extract_last
 from align.rewards.per_sample import PerSample, failure
 
 
@@ -22,9 +22,12 @@ class Graded:
     """Regular expression: the last match (its first group) is read as the number, not all of the
     text."""
 
+    def __post_init__(self) -> None:
+        check_patterns(extract=self.extract)
+
     def open(self) -> PerSample:
-        """Compiles the pattern; `RecipeError` where it is not valid."""
-        pattern = compile_pattern(self.extract, "graded.extract") if self.extract else None
+        """Compiles the pattern."""
+        pattern = compile_pattern(self.extract, "extract") if self.extract else None
 
         def score(prompt: Prompt, sample: Sample) -> Score:
             references = [

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from align.errors import DataError
 from align.records import Prompt, Sample, Score
-from align.rewards.patterns import compile_pattern
+from align.rewards.patterns import check_patterns, compile_pattern
 from align.rewards.per_sample import PerSample
 
 
@@ -27,10 +27,13 @@ class Lexicon:
     words: str = r"[a-z]+(?:'[a-z]+)?"
     """What a word is, as a regular expression on the lower-cased completion."""
 
+    def __post_init__(self) -> None:
+        check_patterns(words=self.words)
+
     def open(self) -> PerSample:
         """Reads the file; `DataError` names the line that cannot be used."""
         values = read_lexicon(Path(self.path).expanduser())
-        words = compile_pattern(self.words, "lexicon.words")
+        words = compile_pattern(self.words, "words")
 
         def score(prompt: Prompt, sample: Sample) -> Score:
             found = (match.group(0) for match in words.finditer(sample.text.lower()))

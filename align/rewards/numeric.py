@@ -13,7 +13,7 @@ from annotated_types import Ge
 from align.data.builtin.random_calculation import parse_number
 from align.records import Prompt, Sample, Score
 from align.rewards.exact_match import accepted_answers
-from align.rewards.patterns import compile_pattern, extract_last
+from align.rewards.patterns import check_patterns, compile_pattern, extract_last
 from align.rewards.per_sample import PerSample, failure
 
 NUMBER = re.compile(
@@ -36,8 +36,11 @@ class Numeric:
     right: float = 1.0
     wrong: float = 0.0
 
+    def __post_init__(self) -> None:
+        check_patterns(find=self.find)
+
     def open(self) -> PerSample:
-        """Compiles the pattern; `RecipeError` where it is not valid."""
+        """Compiles the pattern."""
         find = self._finder()
 
         def score(prompt: Prompt, sample: Sample) -> Score:
@@ -62,7 +65,7 @@ class Numeric:
                 return lambda text: text
             case "boxed":
                 return last_boxed
-        pattern = compile_pattern(self.find, "numeric.find")
+        pattern = compile_pattern(self.find, "find")
         return lambda text: extract_last(pattern, text)
 
     def _is_close(self, number: Fraction, reference: Fraction) -> bool:

@@ -21,6 +21,13 @@ def compile_pattern(pattern: str, key: str) -> re.Pattern[str]:
         ) from error
 
 
+def check_patterns(**patterns: str | None) -> None:
+    """Compiles the options that are given, so that a recipe is refused when it is read."""
+    for key, pattern in patterns.items():
+        if pattern is not None:
+            compile_pattern(pattern, key)
+
+
 def extract_last(pattern: re.Pattern[str], text: str) -> str | None:
     r"""The last match's first group (the whole match where the pattern has no group), or None.
 

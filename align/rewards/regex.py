@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from align.records import Prompt, Sample, Score
-from align.rewards.patterns import compile_pattern
+from align.rewards.patterns import check_patterns, compile_pattern
 from align.rewards.per_sample import PerSample
 
 
@@ -20,9 +20,12 @@ class Regex:
     right: float = 1.0
     wrong: float = 0.0
 
+    def __post_init__(self) -> None:
+        check_patterns(pattern=self.pattern)
+
     def open(self) -> PerSample:
-        """Compiles the pattern; `RecipeError` where it is not valid."""
-        pattern = compile_pattern(self.pattern, "regex.pattern")
+        """Compiles the pattern."""
+        pattern = compile_pattern(self.pattern, "pattern")
         match = pattern.fullmatch if self.full else pattern.search
 
         def score(prompt: Prompt, sample: Sample) -> Score:

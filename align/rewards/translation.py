@@ -13,7 +13,7 @@ from annotated_types import Ge
 
 from align.records import Prompt, Sample, Score
 from align.rewards.exact_match import accepted_answers
-from align.rewards.patterns import compile_pattern, extract_last
+from align.rewards.patterns import check_patterns, compile_pattern, extract_last
 from align.rewards.per_sample import PerSample, failure
 
 
@@ -27,6 +27,9 @@ class Bleu:
     tokenize: Literal["13a", "intl", "zh", "char", "none"] = "13a"
     """`zh` for Chinese, `char` for other languages without blanks."""
     lowercase: bool = False
+
+    def __post_init__(self) -> None:
+        check_patterns(extract=self.extract)
 
     def open(self) -> PerSample:
         """Imports sacrebleu."""
@@ -50,6 +53,9 @@ class Chrf:
     """Longest n-gram of words beside those of characters."""
     lowercase: bool = False
 
+    def __post_init__(self) -> None:
+        check_patterns(extract=self.extract)
+
     def open(self) -> PerSample:
         """Imports sacrebleu."""
         from sacrebleu.metrics.chrf import CHRF
@@ -66,7 +72,7 @@ def against_references(
     name: str, extract: str | None, percent: Callable[[str, list[str]], float]
 ) -> PerSample:
     """A scorer of the extracted text against `Prompt.answer`, one reference or several."""
-    pattern = compile_pattern(extract, f"{name}.extract") if extract else None
+    pattern = compile_pattern(extract, "extract") if extract else None
 
     def score(prompt: Prompt, sample: Sample) -> Score:
         references = accepted_answers(prompt.answer)

@@ -171,3 +171,42 @@ def test_groups_keep_the_order_of_their_samples() -> None:
     group = Group(prompt, tuple(sample_of(prompt, i, "x" * i) for i in range(3)))
     curve, _ = best_of_n_curve([group], [3.0, 1.0, 2.0], [1.0, 2.0, 3.0])
     assert curve[-1].gold.estimate == 1.0
+
+
+@pytest.mark.parametrize("gold", ["stored", "recipe"])
+def test_a_gold_reward_that_is_the_reward_itself_is_refused(
+    gold: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The stored scores are those of this very reward, or it is named twice."""
+    store_run(tmp_path / "run", scored=True)
+    recipe = tmp_path / "reward.yaml"
+    recipe.write_text("score: {name: length, unit: characters, slope: -1}\n")
+    options = ["--samples", str(tmp_path / "run")]
+    options += ["--gold", str(recipe)] if gold == "recipe" else []
+    assert cli.main(["evaluate-reward", str(recipe), *options]) == 2
+    said = capsys.readouterr().err
+    assert "scores every sample as the reward itself does" in said
+    assert "name another reward with --gold" in said and len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--limit", "0"], "--limit 0 reads no pair"),
+        (["--limit", "-3"], "--limit -3 reads no pair"),
+        (["--json", "nowhere/numbers.json"], "its folder is not there"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused_at_once(
+    options: list[str],
+    says: str,
+    tmp_path: Path,
+    write_rows: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = write_rows("pairs.jsonl", text_rows())
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("score: {name: length, unit: characters}\n")
+    assert cli.main(["evaluate-reward", str(recipe), "--data", str(data), *options]) == 2
+    said = capsys.readouterr().err
+    assert says in said and len(said.splitlines()) == 1

@@ -197,8 +197,14 @@ def test_wrong_kinds_are_located() -> None:
         to_preferences(_rows(row))
     with pytest.raises(DataError, match="demonstrates nothing"):
         to_demonstrations(_rows({"prompt": "a"}))
-    with pytest.raises(DataError, match="margin is 'x'"):
-        to_preferences(_rows({"prompt": "a", "chosen": "b", "rejected": "c", "margin": "x"}))
+    for margin, said in (
+        ("x", "'x'"),
+        (float("nan"), "nan"),
+        (float("inf"), "inf"),
+        (True, "True"),
+    ):
+        with pytest.raises(DataError, match=f"x.jsonl:1: the margin is {said}; expected a finite"):
+            to_preferences(_rows({"prompt": "a", "chosen": "b", "rejected": "c", "margin": margin}))
 
 
 @pytest.mark.parametrize(

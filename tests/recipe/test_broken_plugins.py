@@ -8,6 +8,7 @@ import pytest
 
 from align.errors import RecipeError
 from align.recipe.load import load_recipe
+from align.registry import build
 from tests.recipe.broken import PLUGINS, POLICY, PREFS, SAMPLES, SCORED, check_error, one
 
 PLUGIN = {
@@ -111,6 +112,34 @@ PLUGIN = {
         "keep must be at least 1, not 0",
         "",
     ),
+    "pattern that its class refuses": one(
+        SAMPLES + "score:\n  name: regex\n  pattern: '('\n",
+        6,
+        "score.pattern",
+        "is not a regular expression",
+        "Python's re module",
+    ),
+    "server named by halves": one(
+        SAMPLES + "score: {name: served_reward_model}\n",
+        4,
+        "score",
+        "give either url, a running server, or path",
+        "",
+    ),
+    "weight that is no number": one(
+        SAMPLES + "score: {name: length, weight: .nan}\n",
+        4,
+        "score.weight",
+        "is .nan, which is no number",
+        "give a number",
+    ),
+    "weight without end": one(
+        SAMPLES + "score: {name: length, weight: .inf}\n",
+        4,
+        "score.weight",
+        "finite",
+        "",
+    ),
     "unknown data set": one(
         POLICY + "sft: {data: {name: adition}}\n",
         2,
@@ -154,3 +183,31 @@ def test_message_of_the_style_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         load_recipe("x.yaml")
     expected = 'x.yaml:6: train.objective.betta is not an option of dpo; did you mean "beta"?'
     assert str(caught.value) == expected
+
+
+@pytest.mark.parametrize(
+    ("score", "says"),
+    [
+        ("{name: served_reward_model}", "x.yaml:4: score: give either url"),
+        ("{name: total, of: [{name: served_reward_model}]}", "score: inside `of`: give either url"),
+        ("{name: total, of: [{name: lenght}]}", 'inside `of`: name "lenght" is not a known reward'),
+        ("{name: total, of: [{name: length, slop: 1}]}", "inside `of`: slop is not an option"),
+    ],
+)
+def test_what_a_plug_in_says_stands_behind_a_colon(
+    score: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("x.yaml").write_text(f"{SAMPLES}score: {score}\n")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("x.yaml")
+    assert says in str(caught.value)
+
+
+def test_a_plug_in_that_is_built_from_python_says_where_it_is_wrong() -> None:
+    with pytest.raises(RecipeError) as caught:
+        build("reward", {"name": "served_reward_model"})
+    assert str(caught.value).startswith("reward: give either url")
+    with pytest.raises(RecipeError) as caught:
+        build("reward", {"name": "regex", "pattern": "("})
+    assert str(caught.value).startswith("reward.pattern is not a regular expression")

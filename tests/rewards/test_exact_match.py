@@ -37,7 +37,7 @@ def test_prompt_without_answer_fails() -> None:
 
 
 def test_wrong_pattern_is_a_recipe_error_that_names_the_key() -> None:
-    with pytest.raises(RecipeError, match=r"exact_match\.extract is not a regular expression"):
+    with pytest.raises(RecipeError, match=r"extract is not a regular expression"):
         ExactMatch(extract="(").open()
 
 

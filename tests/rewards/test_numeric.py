@@ -51,7 +51,7 @@ def test_where_the_number_is_looked_for() -> None:
     assert values_of(Numeric(find="boxed").open().score([group])) == [[1.0, 0.0, 0.0]]
     pattern = Numeric(find=r"answer: (.*?) ").open()
     assert values_of(pattern.score([group])) == [[0.0, 1.0, 0.0]]
-    with pytest.raises(RecipeError, match=r"numeric\.find"):
+    with pytest.raises(RecipeError, match="find is not a regular"):
         Numeric(find="(").open()
     missing = Numeric().open().score([group_of("?", "four", "4")])[0][0]
     assert missing.value is None and "has no number as reference answer" in str(missing.error)
