@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterator, Mapping
 
 from rich.console import Console
@@ -49,8 +50,6 @@ def examine_reward(args: argparse.Namespace, console: Console) -> list[Finding]:
     cleaned = read_pairs(
         labelled_source(args, source.recipe), seed=source.recipe.run.seed, chat=args.chat
     )
-    if not cleaned.rows:
-        raise InputError(f"no labelled pair is left: {dict(cleaned.counts)}")
     disable_progress_bar()  # of loading weights: the table is the output
     with console.status("opening the reward"):
         try:
@@ -142,7 +141,8 @@ def _golden(args: argparse.Namespace, source: RewardSource, scorer: Scorer) -> F
     writer, expected, got = source.writer(), list[float](), list[Score]()
     for row in read_rows(Source(path=args.golden, shuffle=False), seed=0):
         value = row.values.get("score")
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value):
             raise row.fault("a golden case has a prompt, a completion and its score, a number")
         cleaned = to_demonstrations([as_chat(row) if args.chat else row])
         if not cleaned.rows:

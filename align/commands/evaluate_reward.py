@@ -27,7 +27,7 @@ from align.ops.statistics import (
     mean_interval,
     wilson_interval,
 )
-from align.records import Json, Prompt
+from align.records import Json, Prompt, Score
 from align.report.console import make_console
 from align.rewards.labelled import write_pairs
 from align.rewards.protocol import Group
@@ -95,25 +95,29 @@ def _evaluate_pairs(
     cleaned = read_pairs(
         labelled_source(args, source.recipe), seed=source.recipe.run.seed, chat=args.chat
     )
-    if not cleaned.rows:
-        raise InputError(f"no labelled pair is left: {dict(cleaned.counts)}")
     subsets = [subset_of(item.prompt, args.subset_column) for item in cleaned.rows]
     groups = write_pairs(cleaned.rows, source.writer())
     with console.status(f"scoring {len(groups)} pairs"):
-        values = _score(source, groups)
+        values = _score(source, groups, console)
     return accuracy_by_subset(groups, values, subsets), cleaned.counts
 
 
-def _score(source: RewardSource, groups: Sequence[Group]) -> Values:
+def _score(source: RewardSource, groups: Sequence[Group], console: Console) -> Values:
+    """Their values; why some have none is told."""
     scorer = source.reward.open()
     try:
         scores = score(scorer, groups)
     finally:
         scorer.close()
     values = values_of(scores)
+    errors = errors_of(scores)
     if all(value is None for value in values):
-        reason = errors_of(scores).most_common(1)[0][0]
+        reason = errors.most_common(1)[0][0]
         raise InputError(f"none of {len(values)} samples could be scored: {reason}")
+    if errors:
+        reason, count = errors.most_common(1)[0]
+        failed = f"{errors.total()} of {len(values)} samples failed"
+        console.print(Text(f"{failed}, {count} of them with: {reason}"))
     return values
 
 
@@ -126,9 +130,8 @@ def subset_of(prompt: Prompt, column: str | None) -> str | None:
         return None
     meta = prompt.meta if isinstance(prompt.meta, Mapping) else {}
     if column not in meta:
-        raise DataError(
-            f"there is no column {column!r} beside the pairs; the others are {sorted(meta)}"
-        )
+        others = f"the others are {sorted(meta)}" if meta else "there are no others"
+        raise DataError(f"there is no column {column!r} beside the pairs; {others}")
     return str(meta[column])
 
 
@@ -180,8 +183,8 @@ def _evaluate_samples(
 ) -> tuple[list[Best], str]:
     stored = read_groups(args.samples)
     with console.status(f"scoring {sum(len(g.samples) for g in stored.groups)} samples"):
-        proxy = _score(source, stored.groups)
-        gold, name = _gold(args, stored)
+        proxy = _score(source, stored.groups, console)
+        gold, name = _gold(args, stored, console)
     if gold == proxy:
         raise InputError(
             f"gold ({name}) scores every sample as the reward itself does, so the curve could show "
@@ -191,19 +194,19 @@ def _evaluate_samples(
     return curve, f"gold: {name}; {kept} of {len(stored.groups)} prompts have all their scores"
 
 
-def _gold(args: argparse.Namespace, stored: StoredGroups) -> tuple[Values, str]:
+def _gold(args: argparse.Namespace, stored: StoredGroups, console: Console) -> tuple[Values, str]:
     if args.gold is not None:
         source = read_source(args.gold, [], args.out, gold=True)
-        return _score(source, stored.groups), f"score of {args.gold}"
+        return _score(source, stored.groups, console), f"score of {args.gold}"
     source = read_source(args.recipe, args.overrides, args.out, gold=True)
     evaluate, trained = source.recipe.evaluate, source.recipe.score
     if evaluate is not None and evaluate.score is not None and trained is not None:
-        return _score(source, stored.groups), f"evaluate.score of {args.recipe}"
+        return _score(source, stored.groups, console), f"evaluate.score of {args.recipe}"
     if stored.scores:
         samples = [sample for group in stored.groups for sample in group.samples]
-        found = [stored.scores.get(sample.sample_id) for sample in samples]
-        values = [one.value if one is not None else None for one in found]
-        return values, f"the scores stored with {args.samples}"
+        missing = [Score(sample.sample_id, None) for sample in samples]
+        found = [stored.scores.get(one.sample_id, one) for one in missing]
+        return values_of(found), f"the scores stored with {args.samples}"
     raise InputError(
         "the best-of-n curve needs a second reward: name a recipe with --gold, add evaluate.score, "
         "or give samples that have scores"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 from align.data.convert import Cleaned, Preference, to_preferences
 from align.data.fingerprint import local_folder
 from align.data.rows import Row
-from align.data.sources import read_rows
+from align.data.sources import name_of, read_rows
 from align.errors import InputError
 from align.recipe.load import load_recipe
 from align.recipe.parts import scorings
@@ -170,9 +170,20 @@ def _plain(section: Scoring) -> Mapping[str, Json]:
 
 
 def read_pairs(source: Source, *, seed: int, chat: bool) -> Cleaned[Preference]:
-    """Labelled pairs; `chat` takes plain text for one user turn and its reply."""
+    """Labelled pairs; `chat` takes plain text for one user turn and its reply. Raises `InputError`
+    where none is left.
+    """
     rows = read_rows(source, seed=seed)
-    return to_preferences([as_chat(row) for row in rows] if chat else rows)
+    found = to_preferences([as_chat(row) for row in rows] if chat else rows)
+    if not found.rows:
+        counts = {name: n for name, n in found.counts.items() if n and name != "read"}
+        left_out = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in counts.items())
+        raise InputError(
+            f"{name_of(source)} holds no labelled pair to try a reward on: of "
+            f"{found.counts['read']} rows {left_out}; a pair is a prompt and two replies that "
+            "differ and say something"
+        )
+    return found
 
 
 def as_chat(row: Row) -> Row:

@@ -232,6 +232,11 @@ def _preference(row: Row, *, is_strict: bool = True) -> Preference | Dropped:
     if is_blank(messages):
         return Dropped("empty")
     if is_strict:
+        if messages[-1]["role"] == "assistant":
+            raise row.fault(
+                "the prompt ends with the assistant's turn; begin both replies with that turn, or "
+                "leave it out"
+            )
         if is_blank(one) or is_blank(other):
             return Dropped("empty")
         if one == other:

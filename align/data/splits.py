@@ -73,7 +73,8 @@ def check_split_of_file(path: Path, split: str) -> None:
     """
     if split != "train" and split not in _words(path):
         raise DataError(
-            f"{path} is one file and its name does not say that it is the split {split!r}"
+            f"{path} is one file and its name does not say that it is the split {split!r}; leave "
+            "the split out, or give a file of it"
         )
 
 

@@ -78,7 +78,7 @@ def check_environment(recipe: Recipe, *, libraries: bool = True) -> list[Problem
         if libraries
         else []
     )
-    return [*found, *missing_files(recipe)]
+    return [*found, *missing_files(recipe), *missing_functions(recipe)]
 
 
 def _args_of_all(recipe: Recipe) -> Problems:
@@ -251,6 +251,33 @@ def is_local(path: str) -> bool:
 def _is_there(path: Path) -> bool:
     """`DIR/NAME` also stands for `DIR/NAME.train.jsonl` and its like; the split picks one."""
     return path.exists() or any(path.parent.glob(f"{path.name}[.-]*"))
+
+
+def missing_functions(recipe: Recipe) -> Problems:
+    """Functions of `python` rewards whose package is not there. It is looked for, not imported,
+    which may take long.
+    """
+    for key, source in rewards(recipe):
+        for place, name in _functions(key, {"name": source.name, **source.options}):
+            package, _, rest = name.partition(".")
+            if not rest:
+                yield Problem(place, f'"{name}" is no dotted name', "write package.module.function")
+            elif importlib.util.find_spec(package) is None:
+                remedy = "install it, or run from the folder that holds it"
+                yield Problem(place, f'"{name}": there is no module {package}', remedy)
+
+
+def _functions(key: Key, value: object) -> Iterator[tuple[Key, str]]:
+    """What every `python` reward calls, those inside others too."""
+    if is_mapping(value):
+        function = value.get("function")
+        if value.get("name") == "python" and isinstance(function, str):
+            yield (*key, "function"), function
+        for name, each in value.items():
+            yield from _functions((*key, name), each)
+    elif is_list(value):
+        for index, each in enumerate(value):
+            yield from _functions((*key, index), each)
 
 
 def missing_files(recipe: Recipe) -> Problems:

@@ -30,6 +30,7 @@ _WANTED = {
     "model_type": "a mapping",
     "dataclass_type": "a mapping",
     "none_required": "null",
+    "finite_number": "a finite number",
 }
 _BOUNDS = {
     "greater_than": ("more than", "gt"),
@@ -156,6 +157,15 @@ def _problem(key: Key, detail: ErrorDetails, root: type) -> Problem:
         literals = _literals(detail)
         message = f"must be {_or(_quoted(literals))}, not {describe(given)}"
         return Problem(key, message, _value_remedy(given, literals, []))
+    if kind in ("too_short", "too_long"):
+        words, name = (
+            ("at least", "min_length") if kind == "too_short" else ("at most", "max_length")
+        )
+        size = context.get(name)
+        message = f"holds {context.get('actual_length')} items, and {words} {size} are needed"
+        return Problem(
+            key, message, "add to the list" if kind == "too_short" else "shorten the list"
+        )
     if kind in _BOUNDS:
         words, name = _BOUNDS[kind]
         return Problem(

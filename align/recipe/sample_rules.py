@@ -8,11 +8,15 @@ from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 from align.recipe.document import Key
-from align.recipe.parts import generators, has_stored_only, scorings
+from align.recipe.parts import generators, has_stored_only, rewards, scorings
 from align.recipe.problems import Problem
 from align.recipe.sections import Generate, Made, Recipe, Scoring
+from align.registry import TABLES
 
 Problems: TypeAlias = Iterator[Problem]
+
+JUDGES = ("pairwise_judge", "pairwise_model")
+"""Rewards that compare samples; a test compares the list with the classes."""
 
 
 def samplers_have_prompts(recipe: Recipe) -> Problems:
@@ -45,6 +49,18 @@ def sections_have_samples(recipe: Recipe) -> Problems:
                 yield Problem(
                     (key,), "needs scores", "add score, e.g. {name: reward_model, path: ...}"
                 )
+
+
+def judges_compare(recipe: Recipe) -> Problems:
+    """A judge is asked which of two samples is better; most rewards look at each alone."""
+    for key, judge in rewards(recipe):
+        is_ours = judge.name in TABLES["reward"]
+        if key[-1] == "judge" and is_ours and judge.name not in JUDGES:
+            message = f'"{judge.name}" scores samples one by one and compares none'
+            remedy = (
+                f"name {' or '.join(JUDGES)}, or let score rate the samples and leave judge out"
+            )
+            yield Problem((*key, "name"), message, remedy)
 
 
 def prompts_are_read(recipe: Recipe) -> Problems:
@@ -124,4 +140,5 @@ SAMPLE_RULES: tuple[Callable[[Recipe], Problems], ...] = (
     pairs_have_two_samples,
     reward_models_exist,
     sources_have_names_and_weight,
+    judges_compare,
 )

@@ -48,7 +48,9 @@ class ExactMatch:
             accepted = [text for text in found if text is not None]
         if not accepted:
             return failure(
-                sample, f"prompt {prompt.prompt_id} has no reference answer to compare with"
+                sample,
+                f"prompt {prompt.prompt_id} has no reference answer to compare with; name its "
+                "column, e.g. columns: {answer: solution}",
             )
         said = (
             extract_last(extract, sample.text) if isinstance(extract, re.Pattern) else sample.text

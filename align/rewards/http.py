@@ -21,6 +21,7 @@ from align.errors import StageError
 from align.records import Json, Prompt, Sample, Score
 from align.rewards.per_sample import failure
 from align.rewards.protocol import Group
+from align.rewards.serving_options import check_url
 
 if TYPE_CHECKING:
     from align.rewards.posting import Poster
@@ -44,6 +45,9 @@ class Http:
     command goes on from the last shard."""
     token_variable: str | None = None
     """Name of the environment variable whose value is sent as bearer token; it is never logged."""
+
+    def __post_init__(self) -> None:
+        check_url(self.url)
 
     def open(self) -> HttpScorer:
         """Raises `SetupError` where the variable is not set."""

@@ -114,15 +114,20 @@ class Target(Protocol):
     def place(self) -> Place | None: ...
 
 
+def check_url(url: str) -> None:
+    """Raises `ValueError` where it is no address of a server, or holds a secret."""
+    if not url.startswith(("http://", "https://")):
+        raise ValueError(f"url = {url!r} must begin with http:// or https://")
+    if urlsplit(url).username is not None:
+        raise ValueError("url holds a password or a user; take it out and use token_variable")
+
+
 def check_target(target: Target) -> None:
     """Raises `ValueError` unless either a server or a model to serve is named, and wholly."""
     if (target.url is None) == (target.path is None):
         raise ValueError("give either url, a running server, or path, a model to serve")
     if target.url is not None:
-        if not target.url.startswith(("http://", "https://")):
-            raise ValueError(f"url = {target.url!r} must begin with http:// or https://")
-        if urlsplit(target.url).username is not None:
-            raise ValueError("url holds a password or a user; take it out and use token_variable")
+        check_url(target.url)
         if target.model is None:
             raise ValueError("url needs model: the name under which the server has it")
         if target.server != Server():

@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import cast
 
+from align.errors import InputError
 from align.records import Json
 from align.registry import build, plugin_class
 from align.rewards.protocol import Judge, Reward
@@ -38,7 +39,10 @@ def weigh_sources(
         label = str(section.get("label") or name)
         weight = float(cast(float, section.get("weight", 1.0)))
         sources.append((label, weight, build("reward", options)))
-    return Weighted(tuple(sources))
+    try:
+        return Weighted(tuple(sources))
+    except InputError as error:
+        raise InputError(f"score: {error}") from error
 
 
 def open_judge(section: Mapping[str, Json], place: Mapping[str, Json]) -> Judge:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -33,7 +34,8 @@ class Total:
         sources: list[tuple[str, float, Reward]] = []
         for section in self.of:
             weight = section.get("weight", 1.0)
-            if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+            is_number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
+            if not is_number or not math.isfinite(weight):
                 raise ValueError(f"the weight of {label_of(section)} is {weight!r}, not a number")
             inner = {key: value for key, value in section.items() if key != "weight"}
             sources.append((label_of(section), float(weight), build_inner(inner, "of")))

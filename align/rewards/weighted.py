@@ -26,10 +26,10 @@ class Weighted:
         for label in labels:
             if labels.count(label) > 1:
                 raise InputError(
-                    f'score: two sources are called "{label}"; give each a `label` of its own'
+                    f'two sources are called "{label}"; give each a `label` of its own'
                 )
         if not any(weight for _, weight, _ in self.sources):
-            raise InputError("score: no source has a weight other than 0; at least one must count")
+            raise InputError("no source has a weight other than 0; at least one must count")
 
     def open(self) -> WeightedScorer:
         """Opens all sources; those already open are closed again where one fails."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from align.errors import DataError
 from align.generation.protocol import Setting
@@ -24,8 +25,12 @@ class StoredGroups:
 
 def read_groups(path: str) -> StoredGroups:
     """A run, one of its iterations or a folder of its samples. Raises `DataError` where there are
-    none.
+    none, which rows of text are not: no policy is known here whose tokens they would be.
     """
+    place = Path(path).expanduser()
+    if not place.is_dir() or not any(place.rglob("part-*.parquet")):
+        what = "is not there" if not place.exists() else "holds no samples of a run"
+        raise DataError(f"{path} {what}; give a run's folder, or one of its iterations")
     sampler = Stored(path).open(None, Setting(seed=0))
     prompts = sampler.prompts()
     groups = groups_of(prompts, list(sampler.generate(prompts)))

@@ -10,7 +10,7 @@ import pytest
 
 from align import cli
 from align.commands.evaluate_reward import best_of_n_curve
-from align.data.shards import write_part
+from align.data.shards import read_records, write_part
 from align.records import Prompt, Sample, Score
 from align.rewards.protocol import Group
 from tests.commands.conftest import text_rows
@@ -210,3 +210,83 @@ def test_options_that_cannot_be_meant_are_refused_at_once(
     assert cli.main(["evaluate-reward", str(recipe), "--data", str(data), *options]) == 2
     said = capsys.readouterr().err
     assert says in said and len(said.splitlines()) == 1
+
+
+def test_stored_scores_that_are_no_numbers_count_as_missing(
+    evaluate: Callable[..., dict[str, object]], tmp_path: Path
+) -> None:
+    """NaN and infinity among the first prompt's scores: the curve stands on the second alone, whose
+    lengths 4, 2 and 1 meet the stored -4, -2 and -1.
+    """
+    store_run(tmp_path / "run", scored=True)
+    samples = read_records(tmp_path / "run" / "samples", Sample)
+    values = [float("nan"), float("inf"), -3.0, -4.0, -2.0, -1.0]
+    scores = [Score(one.sample_id, value) for one, value in zip(samples, values, strict=True)]
+    write_part(tmp_path / "run" / "scores", 0, scores, Score)
+    recipe = "score: {name: length, unit: characters}\n"
+    curve = evaluate(recipe, "--samples", str(tmp_path / "run"))["best_of_n"]
+    assert isinstance(curve, list)
+    assert (curve[-1]["reward"][0], curve[-1]["gold"][0]) == (4.0, -4.0)
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [("nowhere", "is not there"), ("empty", "holds no samples of a run")],
+)
+def test_samples_that_are_not_there_are_named(
+    place: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("score: {name: length}\n")
+    words = ["evaluate-reward", str(recipe), "--samples", str(tmp_path / place)]
+    assert cli.main(words) == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path / place} {says}; give a run's folder" in said
+
+
+def test_why_samples_failed_is_said(
+    tmp_path: Path, write_rows: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of three pairs one has an answer."""
+    rows = text_rows(3)
+    rows[1]["answer"] = "maybe 3"
+    data = write_rows("pairs.jsonl", rows)
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("score: {name: exact_match}\n")
+    assert cli.main(["evaluate-reward", str(recipe), "--data", str(data)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "4 of 6 samples failed, 2 of them with: exact_match: prompt" in said
+    assert "name its column, e.g. columns: {answer: solution}" in said
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"prompt": "a", "chosen": "b", "rejected": "b"}, "of 1 rows 1 identical; a pair is a"),
+        ({"prompt": "a", "chosen": "", "rejected": "b"}, "of 1 rows 1 empty; a pair is a prompt"),
+        ({"chosen": "b", "rejected": "c"}, "of 1 rows 1 no prompt; a pair is a prompt"),
+        (
+            {
+                "prompt": [{"role": "assistant", "content": "x"}],
+                "chosen": [{"role": "assistant", "content": "y"}],
+                "rejected": [{"role": "assistant", "content": "z"}],
+            },
+            "pairs.jsonl:1: the prompt ends with the assistant's turn; begin both replies with",
+        ),
+    ],
+)
+def test_rows_that_are_no_pairs_are_said_by_count_or_place(
+    row: dict[str, object],
+    says: str,
+    tmp_path: Path,
+    write_rows: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = write_rows("pairs.jsonl", [row])
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("score: {name: length, unit: characters}\n")
+    for words in (["evaluate-reward", str(recipe)], ["doctor", "--reward", str(recipe)]):
+        assert cli.main([*words, "--data", str(data)]) == 2
+        said = capsys.readouterr().err
+        assert says in said and len(said.splitlines()) == 1

@@ -8,7 +8,8 @@ import pytest
 
 from align.errors import RecipeError
 from align.recipe.load import load_recipe
-from align.registry import build
+from align.recipe.sample_rules import JUDGES
+from align.registry import TABLES, build, plugin_class
 from tests.recipe.broken import PLUGINS, POLICY, PREFS, SAMPLES, SCORED, check_error, one
 
 PLUGIN = {
@@ -140,6 +141,34 @@ PLUGIN = {
         "finite",
         "",
     ),
+    "judge that compares nothing": one(
+        SCORED + "pair:\n  name: max_min\n  judge: {name: length}\n",
+        7,
+        "pair.judge.name",
+        "scores samples one by one and compares none",
+        "pairwise_judge or pairwise_model",
+    ),
+    "list that is too short": one(
+        SAMPLES + "score:\n  name: ensemble\n  members: [{path: org/a}]\n",
+        6,
+        "score.members",
+        "holds 1 items, and at least 2 are needed",
+        "add to the list",
+    ),
+    "address of no server": one(
+        SAMPLES + "score: {name: http, url: 'ftp://host'}\n",
+        4,
+        "score",
+        "must begin with http:// or https://",
+        "",
+    ),
+    "weight without end inside a reward": one(
+        SAMPLES + "score: {name: total, of: [{name: length, weight: .inf}]}\n",
+        4,
+        "score",
+        "the weight of length is inf, not a number",
+        "",
+    ),
     "unknown data set": one(
         POLICY + "sft: {data: {name: adition}}\n",
         2,
@@ -190,6 +219,7 @@ def test_message_of_the_style_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     [
         ("{name: served_reward_model}", "x.yaml:4: score: give either url"),
         ("{name: total, of: [{name: served_reward_model}]}", "score: inside `of`: give either url"),
+        ("{name: total, of: [{name: length, weight: 0}]}", "score: no source has a weight other"),
         ("{name: total, of: [{name: lenght}]}", 'inside `of`: name "lenght" is not a known reward'),
         ("{name: total, of: [{name: length, slop: 1}]}", "inside `of`: slop is not an option"),
     ],
@@ -211,3 +241,13 @@ def test_a_plug_in_that_is_built_from_python_says_where_it_is_wrong() -> None:
     with pytest.raises(RecipeError) as caught:
         build("reward", {"name": "regex", "pattern": "("})
     assert str(caught.value).startswith("reward.pattern is not a regular expression")
+
+
+def test_judges_are_the_rewards_that_compare() -> None:
+    """`open` says what it returns; a judge has `preferences`."""
+    found = [
+        name
+        for name in TABLES["reward"]
+        if "PairwiseScorer" in str(plugin_class("reward", name).open.__annotations__["return"])  # pyright: ignore
+    ]
+    assert sorted(found) == sorted(JUDGES)

@@ -242,3 +242,33 @@ def test_rubrics_that_are_missing_and_tokens_that_are_not_set_are_named(
     assert line.startswith("score.0.of.token_variable: the environment variable ALIGN_ABSENT is")
     monkeypatch.delenv("ALIGN_SET")
     assert unset_variables(recipe)[1].startswith("pair.judge.token_variable: ")
+
+
+@pytest.mark.parametrize(
+    ("score", "key", "says"),
+    [
+        ("{name: python, function: nodots}", "score.function", '"nodots" is no dotted name'),
+        ("{name: python, function: nowhere.f}", "score.function", "there is no module nowhere"),
+        (
+            "{name: clip, of: {name: python, function: nowhere.f}, low: 0}",
+            "score.of.function",
+            "there is no module nowhere",
+        ),
+        ("{name: python, function: json.dumps}", None, ""),
+    ],
+)
+def test_functions_of_rewards_are_looked_for(
+    score: str, key: str | None, says: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(
+        "policy: {path: org/a}\nprompts: {path: org/b}\ngenerate: {name: vllm, n: 2}\n"
+        f"score: {score}\n"
+    )
+    if key is None:
+        load_recipe(path, environment=True)
+        return
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path, environment=True)
+    assert (caught.value.line, caught.value.key) == (4, key)
+    assert says in caught.value.message

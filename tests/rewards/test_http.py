@@ -216,3 +216,26 @@ def test_recipe_without_a_reward_to_serve_is_refused(
     recipe.write_text("score: {name: exact_match}")
     assert cli.main(["serve-reward", str(recipe), "--token-variable", "ALIGN_ABSENT"]) == 2
     assert "ALIGN_ABSENT is not set" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--failed", "nan"], "--failed nan is no number that JSON knows; give a finite one"),
+        (["--port", "99999"], "--port 99999 is no port; give one of 1 to 65535"),
+        (["--port", "TAKEN"], "Address already in use"),
+        (["--host", "nowhere.invalid"], "cannot listen at nowhere.invalid:5000: "),
+    ],
+)
+def test_where_a_server_cannot_listen_is_said_before_the_reward_is_opened(
+    options: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """This one could not even be opened: its folder holds no model."""
+    recipe = tmp_path / "reward.yaml"
+    recipe.write_text(f"score: {{name: reward_model, path: {tmp_path}}}")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        words = [port if word == "TAKEN" else word for word in options]
+        assert cli.main(["serve-reward", str(recipe), *words]) == 2
+    said = capsys.readouterr().err
+    assert says in said and len(said.splitlines()) == 1
