@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from align.data.fingerprint import local_folder
 from align.data.shards import read_records
@@ -97,6 +97,8 @@ def reward(run: RunFolder, step: Step, ranks: int | None = None) -> Trained:
     held = [pair for pair in held if pair not in rows.ties][:HELD_OUT_PAIRS]
     names = {prompt_of[pair.chosen] for pair in held}
     kept = [pair for pair in rows.pairs if prompt_of[pair.chosen] not in names]
+    if not kept:
+        raise DataError(_why_nothing(section, rows, counts))
     trained = train_reward(
         _job(run, step, section, ranks),
         preference_rows(rows.samples, kept, margins=section.margins, ties=rows.ties, read=read),
@@ -104,6 +106,16 @@ def reward(run: RunFolder, step: Step, ranks: int | None = None) -> Trained:
     )
     counts |= {"held_out": len(held)}
     return {"counts": {**counts, **trained["counts"]}, "metrics": trained["metrics"]}
+
+
+def _why_nothing(section: Reward, rows: Rows, counts: Mapping[str, int]) -> str:
+    """Why no pair is left to train on."""
+    if rows.pairs:
+        found = f"all {len(rows.pairs)} pairs, which have few prompts"
+        return f"reward.hold_out {section.hold_out} holds out {found}; lower it, 0 holds out none"
+    said = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in counts.items() if n)
+    dropped = ", and reward.ties: drop leaves them out" if section.ties == "drop" else ""
+    return f"reward.data holds no pair to train on ({said}{dropped}); look at its rows"
 
 
 def _preferences(

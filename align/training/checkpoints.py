@@ -24,7 +24,7 @@ from transformers import (
 from align.data.fingerprint import local_folder
 from align.errors import RecipeError, StageError
 from align.models import DTYPES, load_causal
-from align.recipe.sections import Policy
+from align.recipe.sections import Options, Policy
 from align.records import WeightsRef
 from align.training.checksums import damaged
 from align.training.quantization import quantized_config, ready_for_adapter
@@ -121,13 +121,32 @@ def load_trainable(
         model = ready_for_adapter(model)
     if weights.adapter is not None or policy.peft is None:
         return model
-    try:
-        config = LoraConfig(**{"task_type": "CAUSAL_LM", **policy.peft})  # pyright: ignore[reportArgumentType]
-    except TypeError as error:
-        raise RecipeError(f"is refused by peft.LoraConfig: {error}", key="policy.peft") from error
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
-        return get_peft_model(model, config)
+        return with_new_adapter(model, {"task_type": "CAUSAL_LM", **policy.peft})
+
+
+def with_new_adapter(model: PreTrainedModel, options: Options) -> PeftModel:
+    """The model with an adapter that is drawn from the random state. Raises `RecipeError` where
+    PEFT refuses the options, e.g. modules that the model has not.
+    """
+    try:
+        config = LoraConfig(**options)  # pyright: ignore[reportArgumentType]
+    except TypeError as error:
+        raise RecipeError(f"is refused by peft.LoraConfig: {error}", key="policy.peft") from error
+    try:
+        return cast(PeftModel, get_peft_model(model, config))
+    except ValueError as error:
+        ends = {name.rpartition(".")[2] for name, part in model.named_modules() if _is_linear(part)}
+        raise RecipeError(
+            f"is refused by PEFT: {str(error).strip().splitlines()[0]}",
+            key="policy.peft",
+            remedy=f"the linear layers of this model are {', '.join(sorted(ends))}",
+        ) from error
+
+
+def _is_linear(module: torch.nn.Module) -> bool:
+    return isinstance(module, torch.nn.Linear)
 
 
 def disable_dropout(model: torch.nn.Module) -> None:

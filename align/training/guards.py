@@ -7,8 +7,9 @@ each believe to be alone, and FSDP2 is never applied on a CPU.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from accelerate import PartialState
@@ -160,6 +161,26 @@ class SameParameters(TrainerCallback):
             raise LaunchMismatch(
                 f"after step {state.global_step} the {len(hashes)} ranks hold "
                 f"{len(set(hashes))} different models: gradients are not synchronised"
+            )
+
+
+class FiniteLoss(TrainerCallback):
+    """Ends a training whose loss is NaN or infinite: what it would save is no model."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, float] | None = None,
+        **kwargs: object,
+    ) -> None:
+        """Raises `NumericsError`, on every rank."""
+        loss = (logs or {}).get("loss", 0.0)
+        if not math.isfinite(loss):
+            raise NumericsError(
+                f"the loss is {loss} at step {state.global_step}; lower args.learning_rate, or "
+                "train in float32 to tell whether 16 bits overflow"
             )
 
 

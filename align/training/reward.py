@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -10,13 +11,12 @@ from typing import cast
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 from trl import RewardConfig
 
 from align.data.fingerprint import local_folder
 from align.data.templates import find_template
-from align.errors import DataError, RecipeError
+from align.errors import DataError, NumericsError, RecipeError
 from align.inference.encoders import (
     TYPES,
     context_of,
@@ -31,7 +31,7 @@ from align.models import load_scorer, load_tokenizer, pad_id
 from align.recipe.sections import Reward
 from align.records import Pair, Sample, derive_seed
 from align.training.arguments import batch_shape, build_arguments
-from align.training.checkpoints import disable_dropout
+from align.training.checkpoints import disable_dropout, with_new_adapter
 from align.training.guards import join_launch
 from align.training.job import Job, Result
 from align.training.session import run_training, seed_everything, summarise
@@ -152,7 +152,7 @@ def train_reward(job: Job, rows: Sequence[PairRow], eval_rows: Sequence[PairRow]
         heads = ["score"] if encoder is None else head_modules(encoder)
         heads += cast("list[str]", policy.peft.get("modules_to_save") or [])
         options = {"task_type": "SEQ_CLS", **policy.peft, "modules_to_save": heads}
-        model = get_peft_model(model, LoraConfig(**options))  # pyright: ignore[reportArgumentType]
+        model = with_new_adapter(cast(PreTrainedModel, model), options)
     disable_dropout(model)
     with_margin = any(row.margin for row in kept)
     with_label = any(row.label != 1 for row in kept)
@@ -185,6 +185,11 @@ def train_reward(job: Job, rows: Sequence[PairRow], eval_rows: Sequence[PairRow]
     def judge(trained: Trainer) -> None:
         pad, is_held_out = pad_id(tokenizer), bool(eval_rows)
         judgement.update(_judge(trained, judged, pad, has_two_types, held_out=is_held_out))
+        if not math.isfinite(judgement["score_spread"]):
+            raise NumericsError(
+                f"the trained reward model's scores of {len(judged)} pairs are not finite; lower "
+                "reward.args.learning_rate, or train in float32"
+            )
 
     counts |= run_training(trainer, job, tokenizer, "reward model", before_save=judge)
     counts |= {"trained_pairs": len(kept), "steps": trainer.state.global_step}
@@ -217,7 +222,9 @@ def _usable(rows: Sequence[PairRow], max_length: int, counts: dict[str, int]) ->
     counts |= {"identical": len(identical), "too_long": len(rows) - len(identical) - len(kept)}
     if not kept:
         raise DataError(
-            f"no pair is left to train on: {counts}; look at reward.data and reward.max_length"
+            f"no pair is left to train on: of {len(rows)} {counts['identical']} are identical and "
+            f"{counts['too_long']} longer than {max_length} tokens; look at reward.data and "
+            "reward.max_length"
         )
     return kept
 

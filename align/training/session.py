@@ -27,7 +27,7 @@ from align.inference.probe import write_probe
 from align.models import pad_id
 from align.progress import Progress, counted_as_work
 from align.training.checkpoints import save_model
-from align.training.guards import SameParameters, check_trainer
+from align.training.guards import FiniteLoss, SameParameters, check_trainer
 from align.training.job import Job
 from align.training.metrics import TOKENS
 from align.training.resume import MarkComplete, count_restarts, pick_checkpoint
@@ -118,7 +118,8 @@ def run_training(
     check_trainer(trainer, job.processes)
     # logs go to trackers, the log file and the bar; this callback would print them to the screen
     trainer.remove_callback(PrinterCallback)
-    for callback in (SameParameters(trainer), MarkComplete(trainer), StepBar(job, label)):
+    guards = (SameParameters(trainer), FiniteLoss())
+    for callback in (*guards, MarkComplete(trainer), StepBar(job, label)):
         trainer.add_callback(callback)
     checkpoint = pick_checkpoint(trainer, job.scratch)
     with counted_as_work(job.out if trainer.is_world_process_zero() else None):

@@ -22,7 +22,7 @@ from align.rewards.protocol import Group
 from align.rewards.reward_model import RewardModel
 from align.stages.folder import RunFolder
 from align.stages.steps import plan
-from align.stages.training import reward
+from align.stages.training import reward, sft
 from align.training.job import Result
 from tests.inference.encoder_models import NAMES, make_encoder
 from tests.rewards.builders import sample_of
@@ -211,3 +211,38 @@ def test_samples_of_another_tokenizer_are_read_as_text(
     group = Group(prompt, tuple(sample_of(prompt, i, text) for i, text in enumerate(("99", "0"))))
     nines, zeros = RewardModel(path=str(tmp_path / "run" / "reward")).open().score([group])[0]
     assert nines.value is not None and zeros.value is not None and nines.value > zeros.value
+
+
+@pytest.mark.parametrize(
+    ("rows", "section", "says"),
+    [
+        (96, {"hold_out": 0.999999}, "reward.hold_out 0.999999 holds out all 96 pairs, which have"),
+        (0, {}, r"reward.data holds no pair to train on \(1 read, 1 identical\); look at its rows"),
+    ],
+)
+def test_why_no_pair_is_left_is_said(
+    rows: int, section: dict[str, object], says: str, tiny_llama: Path, tmp_path: Path
+) -> None:
+    data = write_pairs(tmp_path / "some.jsonl", rows)
+    if not rows:
+        same = json.loads(write_pairs(tmp_path / "one.jsonl", 1).read_text())
+        data.write_text(json.dumps({**same, "rejected": same["chosen"]}) + "\n")
+    policy = {"path": str(tiny_llama), "chat_template": "plain"}
+    with pytest.raises(DataError, match=says):
+        train(tmp_path, policy, data={"path": str(data)}, **section)
+
+
+def test_the_manifest_counts_what_pairwise_leaves_out(tiny_llama: Path, tmp_path: Path) -> None:
+    """One tie of nine preferences, through the SFT stage."""
+    rows = [json.loads(line) for line in write_pairs(tmp_path / "a.jsonl", 9).open()]
+    rows[0]["tie"] = True
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"name": "pairwise", "of": {"path": str(tmp_path / "b.jsonl")}}
+    section = {"data": data, "global_batch_size": 8, "args": {"max_steps": 1}}
+    policy = {"path": str(tiny_llama), "chat_template": "none"}
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps({"policy": policy, "sft": section}))
+    run = RunFolder(load_recipe(recipe), tmp_path / "run")
+    (step,) = plan(run.recipe)
+    counts = sft(run, step)["counts"]
+    assert (counts["left_out_as_tie"], counts["kept"]) == (1, 8)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from align.errors import DataError, RecipeError
+from align.errors import DataError, NumericsError, RecipeError
 from align.models import load_scorer
 from align.recipe.sections import Recipe
 from align.records import WeightsRef
@@ -189,3 +189,32 @@ def test_lora_saves_head_and_adapter_that_score(tiny_llama: Path, tmp_path: Path
             for row in rows
         ]
     assert sum(gaps) / len(gaps) == pytest.approx(result["metrics"]["eval/margin"], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("steps", "says"),
+    [(4, "the loss is nan at step 2; lower"), (1, "scores of 32 pairs are not finite; lower")],
+)
+def test_a_model_that_is_no_number_is_not_saved(
+    steps: int, says: str, tiny_llama: Path, tmp_path: Path
+) -> None:
+    """The first step's loss is that of the model before it; its update leaves none."""
+    args = {"learning_rate": 3e38, "max_steps": steps}
+    with pytest.raises(NumericsError, match=says):
+        run(tiny_llama, tmp_path / "rm", separable(32, 0), args=args)
+    assert not (tmp_path / "rm" / "model.safetensors").exists()
+
+
+def test_modules_that_the_model_has_not_are_named_with_those_it_has(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    peft = {"r": 4, "target_modules": ["query"]}
+    options = {"data": {"path": "made"}, "global_batch_size": 8}
+    recipe = Recipe.model_validate({"policy": {"peft": peft}, "reward": options})
+    assert recipe.reward is not None
+    job = Job(recipe, recipe.reward, WeightsRef(str(tiny_llama)), tmp_path / "rm", 0)
+    says = (
+        r"policy\.peft is refused by PEFT: .*; the linear layers of this model are down_proj, gat"
+    )
+    with pytest.raises(RecipeError, match=says):
+        train_reward(job, separable(8, 0))
