@@ -79,7 +79,8 @@ class PythonScorer:
     def _call(self, group: Group) -> Outcome:
         try:
             return Outcome(cast(Json, list(self.function(group.prompt, group.samples))))
-        except Exception as error:  # the user's code: reported with each sample, and counted
+        # the user's code: reported with each sample, and counted
+        except (Exception, SystemExit) as error:
             return Outcome(error=f"raised {type(error).__name__}: {error}")
 
     def _judge(self, group: Group, outcome: Outcome) -> list[Score]:

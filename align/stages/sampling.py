@@ -190,8 +190,9 @@ def pair(run: RunFolder, step: Step) -> Result:
             values = [one.value for one in scores if one.value is not None]
             found = rule(group.samples, scores, matrix, rng)
             counts["prompts"] += 1
-            counts["all_equal"] += len(values) > 0 and min(values) == max(values)
+            counts["all_equal"] += len(values) > 1 and min(values) == max(values)
             counts["without_pair"] += not found
+            counts["single_samples"] += len(group.samples) < 2
             counts["truncated"] += sum(sample.finish == "length" for sample in group.samples)
             counts["failed_scores"] += len(scores) - len(values)
             met = {name for one in found for name in (one.chosen, one.rejected)}
@@ -213,8 +214,9 @@ def pair(run: RunFolder, step: Step) -> Result:
     if not pairs:
         raise StageError(
             f"no pair was made from {counts['prompts']} prompts ({counts['all_equal']} with equal "
-            "scores, "
-            f"{counts['truncated']} truncated samples, {counts['failed_scores']} failed scores)"
+            f"scores, {counts['single_samples']} of one sample, {counts['truncated']} truncated "
+            f"samples, {counts['failed_scores']} failed scores); two samples of a prompt make a "
+            "pair where their scores differ: look at the reward, or raise generate.n"
         )
     if judgements:
         write_part(run.folder(step.name) / "judgements", 0, judgements, Judgement)

@@ -69,9 +69,11 @@ def test_lexicon_names_the_broken_line(tmp_path: Path, content: str, place: str)
 
 def count_vowels(prompt: Prompt, samples: Sequence[Sample]) -> list[float | None]:
     """None for an empty text, NaN for `nan`, an error for the prompt `bad`, one value too few for
-    `short`."""
+    `short`, an exit for `over`."""
     if prompt.messages[0]["content"] == "bad":
         raise KeyError("no such column")
+    if prompt.messages[0]["content"] == "over":
+        raise SystemExit(3)
     values: list[float | None] = [sum(s.text.count(v) for v in "aeiou") or None for s in samples]
     if prompt.messages[0]["content"] == "short":
         return values[1:]
@@ -80,9 +82,11 @@ def count_vowels(prompt: Prompt, samples: Sequence[Sample]) -> list[float | None
 
 def test_python_function_scores_groups_and_its_failures_stay_with_their_prompt() -> None:
     scorer = PythonFunction(function="tests.rewards.test_rules.count_vowels").open()
-    groups = [group_of(q, None, "banana", "nan", "xyz") for q in ("fine", "bad", "short")]
+    prompts = ("fine", "bad", "short", "over")
+    groups = [group_of(q, None, "banana", "nan", "xyz") for q in prompts]
     scores = scorer.score(groups)
-    assert values_of(scores) == [[3.0, None, None], [None] * 3, [None] * 3]
+    assert values_of(scores) == [[3.0, None, None], [None] * 3, [None] * 3, [None] * 3]
+    assert str(scores[3][0].error).endswith("count_vowels raised SystemExit: 3")
     assert [str(score.error).partition("count_vowels ")[2] for score in scores[0]] == [
         "",
         "returned nan",

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from align.data.shards import read_records, write_part
+from align.errors import StageError
 from align.recipe.sections import Recipe
 from align.records import Judgement, Pair, Prompt, Sample, Score
 from align.rewards.protocol import Group
@@ -136,3 +137,18 @@ def test_an_odd_sample_is_counted(tmp_path: Path) -> None:
     )
     result = pair(run, steps["pair"])
     assert (result.counts["pairs"], result.counts["unpaired_samples"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("scores", "says"),
+    [
+        ([1.0, 1.0], "1 prompts (1 with equal scores, 0 of one sample, 0 truncated samples"),
+        ([1.0], "1 prompts (0 with equal scores, 1 of one sample, 0 truncated samples"),
+    ],
+)
+def test_why_no_pair_was_made_is_said(scores: list[float], says: str, tmp_path: Path) -> None:
+    run, steps = _run(tmp_path, scores, score={"name": "length"}, pair={"name": "max_min"})
+    with pytest.raises(StageError) as caught:
+        pair(run, steps["pair"])
+    assert f"no pair was made from {says}" in str(caught.value)
+    assert "look at the reward, or raise generate.n" in str(caught.value)
