@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Iterator, Mapping
 
 from rich.console import Console
@@ -35,6 +34,7 @@ from align.data.convert import to_demonstrations
 from align.data.sources import read_rows
 from align.errors import InputError
 from align.recipe.sections import Source
+from align.recipe.values import is_number
 from align.records import Json, Score
 from align.rewards import trust
 from align.rewards.labelled import said, write_pairs
@@ -141,8 +141,7 @@ def _golden(args: argparse.Namespace, source: RewardSource, scorer: Scorer) -> F
     writer, expected, got = source.writer(), list[float](), list[Score]()
     for row in read_rows(Source(path=args.golden, shuffle=False), seed=0):
         value = row.values.get("score")
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value):
+        if not is_number(value):
             raise row.fault("a golden case has a prompt, a completion and its score, a number")
         cleaned = to_demonstrations([as_chat(row) if args.chat else row])
         if not cleaned.rows:

@@ -15,7 +15,6 @@ Each of these may be text or turns. `answer` goes to `Prompt.answer`, other colu
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from align.data.turns import (
     read_turns,
     split_dialogue,
 )
+from align.recipe.values import is_number
 from align.records import Json, Prompt, Turn, canonical_json, content_id
 
 Kind = Literal["preference", "labelled", "demonstration", "dialogue", "prompt"]
@@ -295,8 +295,7 @@ def _json(row: Row, answer: object) -> Json:
 
 def _margin(row: Row) -> float:
     value = row.values.get("margin", 0.0)
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value):
+    if not is_number(value):
         raise row.fault(f"the margin is {value!r}; expected a finite number, or no column `margin`")
     return float(value)
 

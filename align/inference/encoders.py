@@ -73,21 +73,21 @@ def read_segments(
     """
     if _is_bare(tokenizer, messages, chat_template):
         content = messages[0].get("content")
-        segments = [content if isinstance(content, str) else "", completion]
+        first, second = content if isinstance(content, str) else "", completion
     else:
         parts, is_plain = written_out(
             tokenizer, messages, completion, chat_template, finished=finished
         )
         # the tokenizer writes [CLS] itself
         begin = str(tokenizer.cls_token or "")
-        segments = parts if is_plain else ["".join(parts).removeprefix(begin)]
-    read = tokenizer(*segments, verbose=False)
+        first, second = parts if is_plain else ("".join(parts).removeprefix(begin), None)
+    read = tokenizer(first, second, verbose=False)
     ids: list[int] = list(read["input_ids"])
     types: list[int] = list(read[TYPES]) if TYPES in read else [0] * len(ids)
-    first = types.count(0)
-    if types != [0] * first + [1] * (len(ids) - first):
+    end = types.count(0)
+    if types != [0] * end + [1] * (len(ids) - end):
         raise DataError("the tokenizer marks other segments than a prompt and its completion")
-    return TokenRow(tuple(ids[:first]), tuple(ids[first:]))
+    return TokenRow(tuple(ids[:end]), tuple(ids[end:]))
 
 
 def _is_bare(

@@ -6,6 +6,7 @@ A type checker knows nothing of what is inside `isinstance(value, dict)`; keys a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from typing import TypeGuard
 
@@ -28,3 +29,8 @@ def is_any_mapping(value: object) -> TypeGuard[Mapping[object, object]]:
 def is_collection(value: object) -> TypeGuard[Collection[object]]:
     """True for what YAML would write as a list."""
     return isinstance(value, (list, tuple, set, frozenset))
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """True for finite numbers; true and false are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

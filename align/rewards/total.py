@@ -4,12 +4,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Annotated
 
 from annotated_types import MinLen
 
+from align.recipe.values import is_number
 from align.rewards.nested import Inner, build_inner, label_of
 from align.rewards.protocol import Reward
 from align.rewards.weighted import Weighted, WeightedScorer
@@ -34,8 +34,7 @@ class Total:
         sources: list[tuple[str, float, Reward]] = []
         for section in self.of:
             weight = section.get("weight", 1.0)
-            is_number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
-            if not is_number or not math.isfinite(weight):
+            if not is_number(weight):
                 raise ValueError(f"the weight of {label_of(section)} is {weight!r}, not a number")
             inner = {key: value for key, value in section.items() if key != "weight"}
             sources.append((label_of(section), float(weight), build_inner(inner, "of")))

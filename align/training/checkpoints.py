@@ -126,7 +126,7 @@ def load_trainable(
         return with_new_adapter(model, {"task_type": "CAUSAL_LM", **policy.peft})
 
 
-def with_new_adapter(model: PreTrainedModel, options: Options) -> PeftModel:
+def with_new_adapter(model: PreTrainedModel | PeftModel, options: Options) -> PeftModel:
     """The model with an adapter that is drawn from the random state. Raises `RecipeError` where
     PEFT refuses the options, e.g. modules that the model has not.
     """
@@ -135,7 +135,7 @@ def with_new_adapter(model: PreTrainedModel, options: Options) -> PeftModel:
     except TypeError as error:
         raise RecipeError(f"is refused by peft.LoraConfig: {error}", key="policy.peft") from error
     try:
-        return cast(PeftModel, get_peft_model(model, config))
+        return cast(PeftModel, get_peft_model(cast(PreTrainedModel, model), config))
     except ValueError as error:
         ends = {name.rpartition(".")[2] for name, part in model.named_modules() if _is_linear(part)}
         raise RecipeError(

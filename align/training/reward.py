@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
-from transformers import PreTrainedModel, Trainer
+from transformers import Trainer
 from trl import RewardConfig
 
 from align.data.fingerprint import local_folder
@@ -152,7 +152,7 @@ def train_reward(job: Job, rows: Sequence[PairRow], eval_rows: Sequence[PairRow]
         heads = ["score"] if encoder is None else head_modules(encoder)
         heads += cast("list[str]", policy.peft.get("modules_to_save") or [])
         options = {"task_type": "SEQ_CLS", **policy.peft, "modules_to_save": heads}
-        model = with_new_adapter(cast(PreTrainedModel, model), options)
+        model = with_new_adapter(model, options)
     disable_dropout(model)
     with_margin = any(row.margin for row in kept)
     with_label = any(row.label != 1 for row in kept)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def write_pairs(path: Path, count: int, seed: int = 0) -> Path:
     return path
 
 
-def train(folder: Path, policy: dict[str, object], **section: object) -> Result:
+def train(folder: Path, policy: Mapping[str, object], **section: object) -> Result:
     """`reward` of a recipe, in this process; the model lies in `folder / "run" / "reward"`."""
     data = write_pairs(folder / "pairs.jsonl", 96)
     args = {"learning_rate": 3e-3, "num_train_epochs": 4}
@@ -187,7 +188,7 @@ def test_samples_of_another_tokenizer_are_read_as_text(
     if kind == "encoder":
         make_encoder("bert", other, headless=True, initializer_range=0.02)
     else:
-        letters = {"kind": "characters", "alphabet": " .=)(/*-+9876543210"}
+        letters: dict[str, object] = {"kind": "characters", "alphabet": " .=)(/*-+9876543210"}
         config = json.loads((tiny_llama / "config.json").read_text())
         kept = ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers")
         kept += ("num_attention_heads", "max_position_embeddings")
