@@ -29,7 +29,7 @@ def main() -> int:
         "policy",
         args.metric,
         "95 %",
-        "gain",
+        "gain in score",
         "95 % (paired)",
         "KL",
         "tokens",
