@@ -17,6 +17,7 @@ from align.report.diagnostics import diagnostics, is_distribution
 from align.report.summary import Point, Summary
 from align.report.table import SECONDS
 from align.stages.manifest import Manifest, write_json
+from align.stages.step import plain
 
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:84rem;margin:2rem auto;padding:0 1rem}
@@ -59,7 +60,7 @@ def _data(summary: Summary) -> dict[str, object]:
         "seconds": summary.seconds,
         "loop": loop_choices(summary.recipe),
         "verdict": asdict(summary.verdict),
-        "recipe": summary.recipe.model_dump(mode="json", exclude_defaults=True),
+        "recipe": plain(summary.recipe),
         "policies": [asdict(point) for point in summary.points],
         "steps": [
             {

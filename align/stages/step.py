@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
@@ -83,5 +84,10 @@ def listed(section: AnyPlugin | list[AnyPlugin] | None) -> list[AnyPlugin]:
 
 
 def plain(section: Section | None) -> dict[str, Json]:
-    """What of a section differs from its defaults."""
-    return {} if section is None else section.model_dump(mode="json", exclude_defaults=True)
+    """What of a section differs from its defaults, as JSON reads it back (lists for tuples).
+
+    Not pydantic's `mode="json"`, which makes null of `beta: .inf`.
+    """
+    return (
+        {} if section is None else json.loads(json.dumps(section.model_dump(exclude_defaults=True)))
+    )

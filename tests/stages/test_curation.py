@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,16 @@ def test_selection_reports_its_acceptance_and_what_it_changed(tmp_path: Path) ->
             "tokens/kept": 3.5,
         }
     )
+
+
+def test_an_infinite_temperature_accepts_all_that_it_looks_at(tmp_path: Path) -> None:
+    """`--set select.beta=.inf` of recipes/rso: two of four at random, each of weight 1."""
+    rule = {"name": "statistical_rejection", "beta": math.inf, "keep": 2}
+    run, steps = _run(tmp_path, [0.0, 1.0, 2.0, 3.0], score={"name": "length"}, select=rule)
+    assert steps["select"].section["beta"] == math.inf
+    found = select(run, steps["select"]).metrics
+    assert (found["acceptance/rate"], found["acceptance/expected"]) == (1.0, 1.0)
+    assert found["effective_samples"] == 4.0
 
 
 def test_a_rule_that_only_keeps_is_reported_too(tmp_path: Path) -> None:
