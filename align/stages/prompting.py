@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import cast
 
@@ -53,6 +54,7 @@ def make_prompts(run: RunFolder, step: Step) -> Result:
         )
     if iteration is not None:
         place = (int(str(iteration)), number, slices)
+        _check_all_iterations(run, prompts, source, slices, iterations)
         prompts = _share(prompts, source, place, iterations, seed)
     counts["prompts"] = len(prompts)
     write_part(run.folder(step.name), 0, prompts, Prompt)
@@ -87,16 +89,32 @@ def _share(
 ) -> list[Prompt]:
     """Those of a round of an iteration, `place` being (iteration, round, rounds an iteration)."""
     iteration, number, slices = place
-    size = source.per_iteration or max(1, len(prompts) // iterations)
+    size = _size(source, prompts, iterations)
     if source.resample:
         order = sorted(prompts, key=lambda p: derive_seed(seed, iteration, p.prompt_id))
         return order[number * size : (number + 1) * size]
     begin = (iteration * slices + number) * size
-    share = prompts[begin : begin + size]
-    if not share and not number:
-        raise DataError(
-            f"iteration {iteration} has no prompts left: {len(prompts)} prompts, {size} an "
-            "iteration; lower "
-            "prompts.per_iteration, give more prompts, or set prompts.resample: true"
-        )
-    return share
+    return prompts[begin : begin + size]
+
+
+def _size(source: Prompts, prompts: list[Prompt], iterations: int) -> int:
+    """Prompts of a round."""
+    return source.per_iteration or max(1, len(prompts) // iterations)
+
+
+def _check_all_iterations(
+    run: RunFolder, prompts: list[Prompt], source: Prompts, slices: int, iterations: int
+) -> None:
+    """Raises where the run's last iteration would have no prompts: said by the first one, not after
+    days of those between.
+    """
+    size, wanted = _size(source, prompts, iterations), run.recipe.run.iterations
+    enough = math.ceil(len(prompts) / (size * slices))
+    if source.resample or wanted <= enough:
+        return
+    rounds = f" x {slices} rounds" if slices > 1 else ""
+    raise DataError(
+        f"iteration {enough} of {wanted} has no prompts left: {len(prompts)} prompts, {size}"
+        f"{rounds} an iteration; lower prompts.per_iteration or run.iterations, give more prompts,"
+        " or set prompts.resample: true"
+    )

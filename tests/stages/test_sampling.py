@@ -156,3 +156,23 @@ def test_made_preferences_take_the_prompts_of_their_stores() -> None:
     recipe = Recipe.model_validate({"reward": {"data": made, "init": "org/b"}})
     first = plan(recipe)[0]
     assert (first.name, first.section["stored"]) == ("reward-data/prompts", [stored])
+
+
+@pytest.mark.parametrize(("iterations", "is_enough"), [(2, True), (3, False)])
+def test_prompts_that_end_before_the_iterations_do_are_told_by_the_first(
+    tmp_path: Path, iterations: int, is_enough: bool
+) -> None:
+    """Four prompts, two an iteration: enough for two."""
+    path = tmp_path / "four.jsonl"
+    path.write_text("".join(f'{{"prompt": "{letter}"}}\n' for letter in "abcd"))
+    section: dict[str, Json] = {"path": str(path), "per_iteration": 2, "seed": 0, "iteration": 0}
+    step = Step("iter-000/prompts", "prompts", section=section)
+    recipe = Recipe.model_validate({"run": {"iterations": iterations}})
+    run = RunFolder(recipe, tmp_path / "out")
+    if is_enough:
+        assert make_prompts(run, step).counts["prompts"] == 2
+        return
+    with pytest.raises(DataError, match="iteration 2 of 3 has no prompts left: 4 prompts, 2 an"):
+        make_prompts(run, step)
+    resampled = Step("iter-000/prompts", "prompts", section=section | {"resample": True})
+    assert make_prompts(run, resampled).counts["prompts"] == 2
