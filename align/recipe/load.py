@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from align.errors import RecipeError, RecipeErrors
 from align.recipe import plugins, rules
-from align.recipe.document import Document, Loader, read_document
+from align.recipe.document import Document, Key, Loader, read_document
+from align.recipe.numbers import odd_numbers
 from align.recipe.overrides import apply_override
 from align.recipe.problems import Problem, explain
 from align.recipe.sections import Recipe, Section
@@ -43,6 +44,7 @@ def load_recipe(
     for override in overrides:
         apply_override(document, override)
     problems: list[Problem] = []
+    odd = list(odd_numbers(document.value))
     if plugin_options:
         for place in plugins.places(document.value):
             problems += plugins.fill_in(place)
@@ -61,6 +63,10 @@ def load_recipe(
 
         libraries = bool(problems) or not began(recipe)
         problems += check_environment(recipe, libraries=libraries)
+    if odd:
+        # One mistake is one error: what else is said of these keys follows from it.
+        said = {each.key for each in odd}
+        problems = odd + [each for each in problems if not _speaks_of(each.key, said)]
     if problems or recipe is None:
         raise _located(document, problems)
     return recipe
@@ -80,6 +86,13 @@ def _located(document: Document, problems: list[Problem]) -> RecipeError:
     # Overrides first: they were typed last. Then by line.
     found.sort(key=lambda error: error.line or 0)
     return found[0] if len(found) == 1 else RecipeErrors(found)
+
+
+def _speaks_of(key: Key, others: set[Key]) -> bool:
+    """True where one of the keys stands at this one or below it: a class that checks its options
+    together names its section.
+    """
+    return any(other[: len(key)] == key for other in others)
 
 
 class _Dumper(yaml.SafeDumper):
