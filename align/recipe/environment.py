@@ -74,7 +74,13 @@ def check_environment(recipe: Recipe, *, libraries: bool = True) -> list[Problem
     seconds to import.
     """
     found = (
-        [*_args_of_all(recipe), *_peft(recipe), *_quantization(recipe), *check_architecture(recipe)]
+        [
+            *_args_of_all(recipe),
+            *_peft(recipe),
+            *_quantization(recipe),
+            *_repository(recipe),
+            *check_architecture(recipe),
+        ]
         if libraries
         else []
     )
@@ -178,6 +184,23 @@ def _quantization(recipe: Recipe) -> Problems:
         message = "needs the package bitsandbytes, which is not installed here"
         remedy = "pip install bitsandbytes on a machine with CUDA, or remove it"
         yield Problem(("policy", "quantization"), message, remedy)
+
+
+def _repository(recipe: Recipe) -> Problems:
+    """The Hub's own rule on names: a push that it refuses would end the run at its last step."""
+    if recipe.publish is None or recipe.publish.repo is None:
+        return
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(recipe.publish.repo)
+    except HFValidationError:
+        yield Problem(
+            ("publish", "repo"),
+            f'"{recipe.publish.repo}" is no name of a repository on the Hub',
+            "write org/name, of letters, digits, -, _ and .",
+        )
 
 
 def weights_paths(recipe: Recipe) -> Iterator[tuple[Key, str]]:

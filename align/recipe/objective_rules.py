@@ -62,6 +62,20 @@ def advantage_has_a_group(recipe: Recipe) -> Problems:
             )
 
 
+def truncated_samples_have_one_sign(recipe: Recipe) -> Problems:
+    """What a selection counts as negatives is trained on as such."""
+    found, select, train = _needs(recipe), recipe.select, recipe.train
+    if found is None or select is None or train is None or "advantages" not in found[1]:
+        return
+    if select.options.get("truncated") == "negative" and train.advantage.truncated == "keep":
+        yield Problem(
+            ("select", "truncated"),
+            f"takes samples cut at the length limit as negatives, and {found[0]} would train on"
+            " them by their score",
+            "set train.advantage.truncated to negative too",
+        )
+
+
 def correction_is_possible(recipe: Recipe) -> Problems:
     """A correction weighs a policy gradient by the trainer's log-probs against the sampler's."""
     found, train = _needs(recipe), recipe.train
@@ -243,6 +257,7 @@ def limits_are_measured(recipe: Recipe) -> Problems:
 _RULES: tuple[Callable[[Recipe], Problems], ...] = (
     advantage_is_said_once,
     advantage_has_a_group,
+    truncated_samples_have_one_sign,
     correction_is_possible,
     trl_engine_trains_dpo,
     pairs_meet_a_pair_objective,

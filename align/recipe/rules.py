@@ -6,12 +6,13 @@ in `objective_rules.py`, those that need the disk or the libraries in `environme
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 from align.recipe.loop_rules import LOOP_RULES
 from align.recipe.objective_rules import check_objective
-from align.recipe.parts import has_stored_only, sources
+from align.recipe.parts import has_stored_only, scorings, sources
 from align.recipe.problems import Problem, suggest
 from align.recipe.sample_rules import SAMPLE_RULES
 from align.recipe.sections import (
@@ -256,12 +257,44 @@ def evaluation_is_complete(recipe: Recipe) -> Problems:
         )
 
 
+def votes_are_weighed(recipe: Recipe) -> Problems:
+    """Votes are weighed by what a source of the evaluation says, and cast by a pattern."""
+    evaluate = recipe.evaluate
+    if evaluate is None or evaluate.vote is None:
+        return
+    try:
+        re.compile(evaluate.vote.extract or "")
+    except re.error as error:
+        yield Problem(
+            ("evaluate", "vote", "extract"),
+            f"is not a regular expression: {error}",
+            "see the documentation of Python's re module",
+        )
+    if evaluate.vote.weight is None:
+        return
+    found = scorings(evaluate.score or recipe.score)
+    labels = [scoring.label or scoring.name for _, scoring in found]
+    # A source that is made of others names theirs behind a slash.
+    if labels and evaluate.vote.weight.partition("/")[0] not in labels:
+        yield Problem(
+            ("evaluate", "vote", "weight"),
+            f'"{evaluate.vote.weight}" names no source of the evaluation',
+            f"name one of {', '.join(labels)}, or add one with that label and weight: 0",
+        )
+
+
 def publishing_has_a_target(recipe: Recipe) -> Problems:
     """Publishing goes somewhere and has something to publish."""
     if recipe.publish is None:
         return
     if recipe.publish.repo is None and recipe.publish.folder is None:
         yield Problem(("publish",), "has no target", "add repo: org/name, or folder: path")
+    if recipe.publish.repo is not None and recipe.publish.folder is not None:
+        yield Problem(
+            ("publish", "folder"),
+            "stands beside repo, and a run is published to one place",
+            "remove one; `align publish` copies it to the other",
+        )
     if recipe.sft is None and recipe.reward is None and recipe.train is None:
         yield Problem(("publish",), "has no model to publish", "add sft, reward or train")
 
@@ -281,5 +314,6 @@ _RULES: tuple[Callable[[Recipe], Problems], ...] = (
     forwards_are_cut_once,
     stop_samples_as_it_trains,
     evaluation_is_complete,
+    votes_are_weighed,
     publishing_has_a_target,
 )

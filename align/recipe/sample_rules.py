@@ -91,6 +91,53 @@ def _two_samples(key: Key, generate: Generate | list[Generate] | None) -> Proble
         )
 
 
+def samplers_differ(recipe: Recipe) -> Problems:
+    """The best of two samplers needs two of them."""
+    made = recipe.reward.data if recipe.reward else None
+    found = [((), recipe.pair, recipe.generate)]
+    if isinstance(made, Made):
+        found.append((("reward", "data"), made.pair, made.generate))
+    for key, pair, generate in found:
+        if pair is None or pair.options.get("between") != "samplers":
+            continue
+        if len(generators(generate)) == 1 and not has_stored_only(generate):
+            yield Problem(
+                (*key, "pair", "between"),
+                "is samplers, and here is one sampler, whose samples would make no pair",
+                "name two in generate, or set it to samples",
+            )
+
+
+def rejection_rejects(recipe: Recipe) -> Problems:
+    """Where as many samples are kept as are drawn, RSO's sampler accepts them all."""
+    select, samplers = recipe.select, generators(recipe.generate)
+    if select is None or select.name != "statistical_rejection":
+        return
+    keep = select.options.get("keep")
+    counts = [sampler.options.get("n") for _, sampler in samplers]
+    numbers = [number for number in counts if isinstance(number, int)]
+    if len(numbers) < len(counts) or not numbers or not isinstance(keep, int):
+        return
+    if keep >= sum(numbers):
+        yield Problem(
+            ("select", "keep"),
+            f"is {keep} of {sum(numbers)} samples a prompt, so none is rejected whatever beta says",
+            "lower it, or raise generate.n (the paper: 8 of 64)",
+        )
+
+
+def verdicts_differ(recipe: Recipe) -> Problems:
+    """A verifier whose two verdicts are one number tells nothing."""
+    for key, source in rewards(recipe):
+        right, wrong = source.options.get("right"), source.options.get("wrong")
+        if right is not None and right == wrong:
+            yield Problem(
+                (*key, "right"),
+                f"is {right:g}, as wrong is: every sample would score the same",
+                "let them differ, e.g. right: 1, wrong: 0",
+            )
+
+
 def reward_models_exist(recipe: Recipe) -> Problems:
     """`reward_model` without a path is this recipe's own, so there must be one, made before."""
     made = recipe.reward.data if recipe.reward else None
@@ -138,6 +185,9 @@ SAMPLE_RULES: tuple[Callable[[Recipe], Problems], ...] = (
     prompts_are_read,
     sections_have_samples,
     pairs_have_two_samples,
+    samplers_differ,
+    rejection_rejects,
+    verdicts_differ,
     reward_models_exist,
     sources_have_names_and_weight,
     judges_compare,

@@ -42,6 +42,8 @@ class AnnaKarenina:
         ):
             if limit is not None and limit < 0:
                 raise ValueError(f"{name} must be at least 0, not {limit}")
+        if self.max_pos_per_prompt == self.max_neg_per_prompt == 0:
+            raise ValueError("max_pos_per_prompt and max_neg_per_prompt are both 0: nothing stays")
 
     def __call__(
         self, samples: Sequence[Sample], scores: Sequence[Score], rng: Uniform

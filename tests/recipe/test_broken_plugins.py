@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from align.errors import RecipeError
 from align.recipe.load import load_recipe
 from align.recipe.sample_rules import JUDGES
 from align.registry import TABLES, build, plugin_class
-from tests.recipe.broken import PLUGINS, POLICY, PREFS, SAMPLES, SCORED, check_error, one
+from tests.recipe.broken import PLUGINS, POLICY, PREFS, SAMPLES, SCORED, TOPR, check_error, one
 
 PLUGIN = {
     "unknown option": one(
@@ -198,6 +199,71 @@ PLUGIN = {
         '"exact_match"',
     ),
 }
+
+PLUGIN |= {
+    "a selection that keeps nothing": one(
+        SCORED + "select: {name: anna_karenina, max_pos_per_prompt: 0, max_neg_per_prompt: 0}\n",
+        5,
+        "select",
+        "are both 0: nothing stays",
+        "",
+    ),
+    "rejection that rejects nothing": one(
+        SCORED + "select: {name: statistical_rejection, keep: 4}\n",
+        5,
+        "select.keep",
+        "is 4 of 4 samples a prompt, so none is rejected",
+        "raise generate.n",
+    ),
+    "two samplers that are one": one(
+        SCORED + "pair: {name: max_max, between: samplers}\n",
+        5,
+        "pair.between",
+        "here is one sampler",
+        "name two in generate",
+    ),
+    "a reward that is no number": one(
+        SAMPLES + "score: {name: exact_match, right: .nan}\n",
+        4,
+        "score.right",
+        "is not a number",
+        "give a number",
+    ),
+    "an infinite reward": one(
+        SAMPLES + "score: {name: exact_match, wrong: -.inf}\n",
+        4,
+        "score.wrong",
+        "must be finite, not -inf",
+        "give a number",
+    ),
+    "a margin that no pair has": one(
+        SCORED + "pair: {name: max_min, min_margin: .inf}\n",
+        5,
+        "pair.min_margin",
+        "must be finite",
+        "",
+    ),
+    "a temperature that is no number": one(
+        SCORED + "select: {name: statistical_rejection, keep: 2, beta: .nan}\n",
+        5,
+        "select.beta",
+        "is not a number",
+        "",
+    ),
+    "a baseline that is no number": one(
+        TOPR + ", advantage: {baseline: .nan}}", 5, "train.advantage.baseline", "not a number", ""
+    ),
+    "a learning rate that is no number": one(
+        TOPR + ", args: {learning_rate: .nan}}", 5, "train.args.learning_rate", "not a number", ""
+    ),
+}
+
+
+def test_rejection_at_an_infinite_temperature_is_valid(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(SCORED + "select: {name: statistical_rejection, keep: 2, beta: .inf}\n")
+    select = load_recipe(path).select
+    assert select is not None and select.options["beta"] == math.inf
 
 
 @pytest.mark.parametrize("name", PLUGIN)

@@ -8,6 +8,8 @@ import pytest
 
 from tests.recipe.broken import PAIRED, POLICY, PREFS, SAMPLES, SCORED, check_error, one
 
+EVALUATED = SCORED + "evaluate: {prompts: {path: c}"
+
 RULES = {
     "nothing to do": one(POLICY, 1, None, "nothing to do", "add sft"),
     "no sampler": one(POLICY + "generate: []\n", 2, "generate", "empty list", "name one"),
@@ -178,6 +180,34 @@ RULES = {
     ),
     "publishing nowhere": one(
         POLICY + PREFS + "}\npublish: {}\n", 3, "publish", "has no target", "repo: org/name"
+    ),
+    "publishing to two places": one(
+        POLICY + PREFS + "}\npublish: {repo: a, folder: b}\n",
+        3,
+        "publish.folder",
+        "stands beside repo",
+        "remove one",
+    ),
+    "votes weighed by nothing": one(
+        EVALUATED + ", vote: {weight: judge}}\n",
+        5,
+        "evaluate.vote.weight",
+        '"judge" names no source of the evaluation',
+        "name one of length",
+    ),
+    "votes of a broken pattern": one(
+        EVALUATED + ", vote: {extract: '(('}}\n",
+        5,
+        "evaluate.vote.extract",
+        "is not a regular expression",
+        "re module",
+    ),
+    "verdicts that are one": one(
+        SAMPLES + "score: {name: exact_match, wrong: 1}\n",
+        4,
+        "score.right",
+        "is 1, as wrong is",
+        "let them differ",
     ),
     "publishing nothing": one(
         SAMPLES + "publish: {repo: a}\n", 4, "publish", "has no model", "add sft"

@@ -31,6 +31,15 @@ RULES = {
     "pair objective without pairs": one(
         SCORED + TRAIN + "}", 5, "train.objective", "dpo needs pairs", "add pair"
     ),
+    "truncated samples of two signs": one(
+        SCORED
+        + "select: {name: anna_karenina, truncated: negative}\n"
+        + "train: {objective: {name: topr}, global_batch_size: 8}",
+        5,
+        "select.truncated",
+        "topr would train on them by their score",
+        "train.advantage.truncated to negative",
+    ),
     "pairs that nobody reads": one(
         TOPR + "}\npair: {name: max_min}\n", 6, "pair", "is not read by topr", "remove it"
     ),
