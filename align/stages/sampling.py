@@ -170,6 +170,14 @@ def select(run: RunFolder, step: Step) -> Result:
         else:
             explained = Explained(rule(group.samples, scores, rng))
         kept += tally.add(group.samples, scores, explained)
+    if not kept:
+        counted = ", ".join(
+            f"{number:,} {name.replace('_', ' ')}" for name, number in tally.counts.items()
+        )
+        raise StageError(
+            f"no sample is kept ({counted}); change the options of select, or look at the scores "
+            "and at how many samples are truncated"
+        )
     write_part(run.folder(step.name), 0, kept, Score)
     return tally.result()
 

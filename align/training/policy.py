@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from transformers import TrainingArguments
 
+from align.errors import DataError
 from align.inference.logps import TokenRow
 from align.models import load_tokenizer, pad_id
 from align.ops.advantage import estimate_advantages
@@ -150,6 +151,12 @@ def _prepare(
         }
         if found.constant is not None:
             metrics["advantage/constant"] = found.constant
+        if not any(advantages):
+            raise DataError(
+                f"all {len(kept)} samples have advantage 0, so {section.objective.name} can learn "
+                "nothing from them: their scores do not differ; look at the score step's counts, "
+                "sample more a prompt, or give prompts of another difficulty"
+            )
     data = TrainingData(
         kept,
         tempered="sampling_logps" in objective.needs,

@@ -111,6 +111,13 @@ def test_an_infinite_temperature_accepts_all_that_it_looks_at(tmp_path: Path) ->
     assert found["effective_samples"] == 4.0
 
 
+def test_a_rule_that_keeps_nothing_ends_the_run(tmp_path: Path) -> None:
+    rule = {"name": "anna_karenina", "all_wrong": "drop"}
+    run, steps = _run(tmp_path, [-1.0, -1.0], score={"name": "length"}, select=rule)
+    with pytest.raises(StageError, match=r"no sample is kept \(1 prompts, 1 empty, 2 candidates, "):
+        select(run, steps["select"])
+
+
 def test_a_rule_that_only_keeps_is_reported_too(tmp_path: Path) -> None:
     run, steps = _run(
         tmp_path, [0.0, 1.0], score={"name": "length"}, select={"name": "best_of_n", "keep": 1}

@@ -197,3 +197,17 @@ def test_truncated_samples_follow_the_advantage_rule(
     usable, counts = pick(SCORED, samples, scores=scores, advantage={"truncated": rule})
     assert [usable.scores[sample.sample_id] for sample in usable.samples] == values
     assert counts == {"unscored": 0, "samples": kept, **counted}
+
+
+def test_samples_whose_advantages_are_all_zero_are_refused(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    """Equal scores under a target share of positives, which makes the score itself the baseline."""
+    samples = make_samples(2)
+    scores = [Score(sample.sample_id, 1.0) for sample in samples]
+    section: dict[str, object] = {"objective": {"name": "topr"}, "global_batch_size": 4}
+    section["advantage"] = {"target_positive_share": 0.2}
+    with pytest.raises(
+        DataError, match="all 4 samples have advantage 0, so topr can learn nothing"
+    ):
+        train_policy(make_job(tiny_llama, tmp_path, section), samples, scores=scores)
