@@ -11,6 +11,7 @@ from html import escape
 from pathlib import Path
 
 from align.recipe.load import resolved_yaml
+from align.report.alarms import alarms
 from align.report.chart import line_chart
 from align.report.choices import loop_choices, loop_line
 from align.report.diagnostics import diagnostics, is_distribution
@@ -91,6 +92,12 @@ def _page(summary: Summary) -> str:
         "s of steps &middot; "
         f"seed {summary.recipe.run.seed}</p>",
         *(f"<p>{escape(line)}</p>" for line in _loop_lines(summary)),
+        *(
+            f"<p><b>warning</b> {escape(step.name)}: {escape(line)}</p>"
+            for step, manifest in summary.steps
+            if manifest is not None
+            for line in alarms(step, manifest)
+        ),
         _charts(summary),
         _policies(summary.points),
         diagnostics(summary),

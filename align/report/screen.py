@@ -20,6 +20,7 @@ from rich.progress import (
 )
 
 from align.progress import State
+from align.report.alarms import alarms
 from align.stages.manifest import Manifest
 from align.stages.steps import Step
 
@@ -100,6 +101,12 @@ class RichScreen:
             highlight=False,
             soft_wrap=True,
         )
+        for line in alarms(step, manifest):
+            self._console.print(
+                f"[yellow]warning[/yellow] {step.name}: {escape(line)}",
+                highlight=False,
+                soft_wrap=True,
+            )
 
     def failed(self, steps: Sequence[Step]) -> None:
         """Takes the bar away; the error itself is printed by the command."""
