@@ -101,6 +101,7 @@ def _args_of_all(recipe: Recipe) -> Problems:
 def check_args(section: str, args: Mapping[str, object], class_name: str) -> Problems:
     """Problems in a section's `args`, which go to the library's config class named `class_name`."""
     unowned: dict[str, object] = {}
+    yield from _least((section, "args"), args)
     for key, value in args.items():
         remedy = "use publish" if key.startswith("hub_") else OWNED.get(key)
         if remedy is not None:
@@ -115,6 +116,18 @@ def check_args(section: str, args: Mapping[str, object], class_name: str) -> Pro
         yield Problem((section, "args", "optim"), message, remedy)
     if unowned:
         yield from _check_fields((section, "args"), unowned, config_class(class_name), class_name)
+
+
+def _least(key: Key, args: Mapping[str, object]) -> Problems:
+    """The libraries see these when training begins, after all that was sampled for it."""
+    epochs, rate = args.get("num_train_epochs"), args.get("learning_rate")
+    if isinstance(epochs, int | float) and not epochs > 0:
+        message = f"must be above 0, not {epochs:g}"
+        yield Problem(
+            (*key, "num_train_epochs"), message, "a fraction trains on a part of the data"
+        )
+    if isinstance(rate, int | float) and rate < 0:
+        yield Problem((*key, "learning_rate"), f"must be at least 0, not {rate:g}", "change it")
 
 
 def config_class(name: str) -> type:

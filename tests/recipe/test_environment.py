@@ -53,6 +53,22 @@ def test_what_the_library_takes_is_right(text: str, args: str, tmp_path: Path) -
     ("text", "args", "line", "key", "says", "remedy"),
     [
         (
+            TRAIN,
+            "num_train_epochs: 0",
+            7,
+            "train.args.num_train_epochs",
+            "must be above 0, not 0",
+            "a fraction trains on a part",
+        ),
+        (
+            SFT,
+            "learning_rate: -1e-5",
+            5,
+            "sft.args.learning_rate",
+            "must be at least 0, not -1e-05",
+            "change it",
+        ),
+        (
             SFT,
             "learning_rat: 1e-5",
             5,
@@ -272,3 +288,13 @@ def test_functions_of_rewards_are_looked_for(
         load_recipe(path, environment=True)
     assert (caught.value.line, caught.value.key) == (4, key)
     assert says in caught.value.message
+
+
+@pytest.mark.parametrize("repo", ["not a repo", "a/b/c", "org/.hidden"])
+def test_a_name_that_the_hub_refuses(repo: str, tmp_path: Path) -> None:
+    """It would be refused after the last iteration."""
+    args = f"learning_rate: 1e-5\npublish: {{repo: {repo}}}"
+    error = load(tmp_path, SFT % args)
+    assert error is not None and error.key == "publish.repo" and error.line == 6
+    assert "is no name of a repository" in error.message
+    assert load(tmp_path, SFT % args.replace(repo, "org/my-model")) is None
