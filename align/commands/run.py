@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import signal
+import tempfile
 from pathlib import Path
 from types import FrameType
 
@@ -41,6 +42,7 @@ def main(args: argparse.Namespace) -> int:
         began=lambda recipe: began(recipe, _folder(args.out, recipe)),
     )
     out = _folder(args.out, recipe)
+    check_cache(recipe.run.cache)
     configuration, processes = choose_launch(args.accelerate_config)
     launch = Launch(
         accelerate_config=configuration,
@@ -75,6 +77,22 @@ def check_numbers(nodes: int, node_rank: int, processes: int | None) -> None:
         )
     if processes is not None and processes < 1:
         raise InputError(f"--processes {processes}: a training stage has at least 1 rank a node")
+
+
+def check_cache(cache: str | None) -> None:
+    """Raises `InputError` where nothing can be kept in `run.cache`: its first file is written when
+    the first step is done, which may have taken hours.
+    """
+    if cache is None:
+        return
+    try:
+        Path(cache).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"run.cache {cache}: {error.strerror}; name a folder that can be written to"
+        ) from error
 
 
 def _folder(named: str | None, recipe: Recipe) -> Path:

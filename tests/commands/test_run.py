@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from align.commands.run import began, check_numbers, choose_launch
+from align.commands.run import began, check_cache, check_numbers, choose_launch
 from align.errors import InputError
 from align.recipe.load import load_recipe, resolved_yaml
 from align.resources import accelerate_config
@@ -51,3 +51,13 @@ def test_a_launch_that_cannot_be_is_refused_at_once(
     """Node 2 of 2 would wait ten minutes for the others."""
     with pytest.raises(InputError, match=says):
         check_numbers(nodes, rank, processes)
+
+
+def test_a_cache_that_nothing_can_be_written_to_is_refused_at_once(tmp_path: Path) -> None:
+    check_cache(None)
+    check_cache(str(tmp_path / "made" / "cache"))
+    assert list((tmp_path / "made" / "cache").iterdir()) == []
+    (tmp_path / "file").write_text("")
+    for name in ("file", "file/cache"):
+        with pytest.raises(InputError, match=r"run.cache .*file.*; name a folder that can be"):
+            check_cache(str(tmp_path / name))
