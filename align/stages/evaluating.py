@@ -27,8 +27,8 @@ from align.stages.folder import RunFolder
 from align.stages.manifest import Result
 from align.stages.steps import Step
 
-VERIFIERS = frozenset({"exact_match", "math_verify", "regex"})
-"""Sources whose score says right (above zero) or wrong: pass@k is reported for them."""
+VERIFIERS = {"exact_match": (1.0, 0.0), "math_verify": (1.0, -1.0), "regex": (1.0, 0.0)}
+"""Sources whose score says right or wrong, with their defaults: pass@k is reported for them."""
 
 
 def summarise_scores(run: RunFolder, step: Step) -> Result:
@@ -51,9 +51,12 @@ def summarise_scores(run: RunFolder, step: Step) -> Result:
             metrics[f"score/{label}"] = interval(
                 mean_interval([v for _, v in kept], [p for p, _ in kept])
             )
-    metrics |= _pass_at(step, run, prompts, values)
+    passed = _passed(run, step, [score for _, score in scored])
+    if passed is not None:
+        metrics |= _pass_at(prompts, passed)
     if "vote" in step.section:
-        metrics |= _votes(Vote.model_validate(step.section["vote"]), scored)
+        is_right = passed or [value > 0 for value in values]
+        metrics |= _votes(Vote.model_validate(step.section["vote"]), scored, is_right)
     lengths = [len(sample.completion_ids) for sample in samples]
     metrics["tokens"] = interval(mean_interval(lengths, [sample.prompt_id for sample in samples]))
     metrics["at_limit"] = sum(sample.finish == "length" for sample in samples) / len(samples)
@@ -73,16 +76,31 @@ def interval(found: Interval) -> dict[str, Json]:
     return {"mean": found.estimate, "low": found.low, "high": found.high}
 
 
-def _pass_at(
-    step: Step, run: RunFolder, prompts: Sequence[str], values: Sequence[float]
-) -> dict[str, Json]:
+def _passed(run: RunFolder, step: Step, scores: Sequence[Score]) -> list[bool] | None:
+    """Whether all verifiers that count give a sample the better of their two verdicts, whatever
+    numbers these are; None where another source counts. (A sum above zero is no such sign: a
+    format that is right alone is above zero, and `right: 0, wrong: -1` never is.)
+    """
     scoring = next(one for one in run.steps() if one.name == step.step("scores"))
     sources = cast("list[dict[str, Json]]", scoring.section["sources"])
-    if any(source["name"] not in VERIFIERS for source in sources if source.get("weight", 1.0)):
-        return {}
+    best: dict[str, float] = {}
+    for source in sources:
+        weight = float(cast(float, source.get("weight", 1.0)))
+        if not weight:
+            continue
+        if source["name"] not in VERIFIERS:
+            return None
+        right, wrong = VERIFIERS[str(source["name"])]
+        ends = (float(cast(float, source.get("right", right))),)
+        ends += (float(cast(float, source.get("wrong", wrong))),)
+        best[str(source.get("label") or source["name"])] = max(ends) if weight > 0 else min(ends)
+    return [all(one.parts.get(name) == value for name, value in best.items()) for one in scores]
+
+
+def _pass_at(prompts: Sequence[str], passed: Sequence[bool]) -> dict[str, Json]:
     groups: dict[str, list[bool]] = {}
-    for prompt, value in zip(prompts, values, strict=True):
-        groups.setdefault(prompt, []).append(value > 0)
+    for prompt, is_right in zip(prompts, passed, strict=True):
+        groups.setdefault(prompt, []).append(is_right)
     found: dict[str, Json] = {}
     for k in sorted({1, min(map(len, groups.values()))}):
         rates = [pass_at_k(sum(group), len(group), k) for group in groups.values()]
@@ -90,13 +108,15 @@ def _pass_at(
     return found
 
 
-def _votes(option: Vote, scored: Sequence[tuple[Sample, Score]]) -> dict[str, Json]:
+def _votes(
+    option: Vote, scored: Sequence[tuple[Sample, Score]], passed: Sequence[bool]
+) -> dict[str, Json]:
     """`majority`, and `weighted_majority` where votes are weighed: the share of prompts whose
     winner is right. A sample without a weight does not vote there.
     """
     pattern = compile_pattern(option.extract, "evaluate.vote.extract") if option.extract else None
     groups: dict[str, list[tuple[str | None, bool, float | None]]] = {}
-    for sample, score in scored:
+    for (sample, score), is_right in zip(scored, passed, strict=True):
         said = extract_last(pattern, sample.text) if pattern else sample.text
         weight = 1.0
         if option.weight is not None:
@@ -107,7 +127,6 @@ def _votes(option: Vote, scored: Sequence[tuple[Sample, Score]]) -> dict[str, Js
                     remedy="give the source that label, with weight: 0",
                 )
             weight = score.parts[option.weight]
-        is_right = score.value is not None and score.value > 0
         answer = None if said is None else said.strip()
         groups.setdefault(sample.prompt_id, []).append((answer, is_right, weight))
     plain = [vote([a for a, _, _ in own], [r for _, r, _ in own]) for own in groups.values()]
