@@ -125,9 +125,7 @@ def _close(console: Console, out: Path) -> None:
     last = next(
         (step.name for step, _ in reversed(summary.steps) if step.kind in ("generate", "score")), ""
     )
-    recipe = summary.recipe
-    has_model = any(part is not None for part in (recipe.sft, recipe.reward, recipe.train))
-    third = f"align publish {out} --repo OWNER/NAME" if has_model else f"align show {out}"
+    third = f"align publish {out} --repo OWNER/NAME" if summary.has_model else f"align show {out}"
     console.print(
         f"next   align show {out / last}\n       align report {out}\n       {third}",
         highlight=False,

@@ -52,16 +52,20 @@ def find_checkpoint(run: RunFolder) -> Checkpoint:
 
     Raises `InputError` where no such step is finished.
     """
-    kept = run.verdict().kept
+    verdict = run.verdict()
+    kept = verdict.kept
     finished = [
         (step, run.manifest(step.name))
         for step in run.steps()
         if kept in (None, step.name.partition("/")[0]) or step.kind != "policy"
     ]
     if kept == "start" and not any(step.kind == "sft" for step, _ in finished):
+        remedy = "set publish.model: last"
+        if verdict.last is not None:
+            remedy = "raise the bound in run.stop and run again with --redo stop"
         raise InputError(
             f"{run.out}: the loop kept the policy that it began with (`align show {run.out}`), so "
-            "there is nothing new to publish; raise the bound in run.stop, or publish.model: last"
+            f"there is nothing new to publish; {remedy}"
         )
     for kinds in (("policy", "sft"), ("reward",), ("init",)):
         for step, manifest in reversed(finished):

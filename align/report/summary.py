@@ -75,9 +75,20 @@ class Summary:
         kept = {None: "", "start": "the policy that the loop began with"}.get(
             verdict.kept, f"{verdict.kept}/checkpoint"
         )
-        if verdict.last is None:
-            return f"kept   {kept}: the best held-out score" if kept else ""
-        return f"stop   after iteration {verdict.last}: {verdict.why}\nkept   {kept}"
+        if not kept:
+            return ""
+        best = ": the best held-out score" if verdict.last is None else ""
+        nothing = "" if self.has_model else "; nothing new to publish"
+        stop = "" if best else f"stop   after iteration {verdict.last}: {verdict.why}\n"
+        return f"{stop}kept   {kept}{best}{nothing}"
+
+    @property
+    def has_model(self) -> bool:
+        """Whether the run results in a model of its own making."""
+        recipe = self.recipe
+        if self.verdict.kept == "start":
+            return recipe.sft is not None
+        return any(part is not None for part in (recipe.sft, recipe.reward, recipe.train))
 
     @property
     def finished(self) -> bool:

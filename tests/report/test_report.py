@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from align.report.html import write_report
 from align.report.summary import Summary, read_run
 from align.report.table import closing_tables
 from align.stages.manifest import Manifest, write_manifest
+from align.stages.step import Verdict
 from align.stages.steps import plan
 
 RECIPE = """
@@ -61,6 +63,20 @@ def test_the_tables_fit_80_columns_and_show_every_number(made_up: Summary) -> No
     expected = "iter-000 0.500 [0.450, 0.550] 0.500 +0.250 [+0.200, +0.290] 1.50 -"
     assert " ".join(row.split()) == expected
     assert "start     0.250 [0.200, 0.300]" in text
+
+
+def test_a_run_that_kept_its_first_policy_has_nothing_to_publish(made_up: Summary) -> None:
+    assert made_up.ending == "" and made_up.has_model
+    stopped = replace(made_up, verdict=Verdict(0, "start", "the KL is 3"))
+    first = "kept   the policy that the loop began with"
+    assert (
+        stopped.ending == f"stop   after iteration 0: the KL is 3\n{first}; nothing new to publish"
+    )
+    assert not stopped.has_model
+    best = replace(made_up, verdict=Verdict(None, "iter-000"))
+    assert best.ending == "kept   iter-000/checkpoint: the best held-out score"
+    worst = replace(made_up, verdict=Verdict(None, "start"))
+    assert worst.ending == f"{first}: the best held-out score; nothing new to publish"
 
 
 def test_seconds_are_summed_by_kind(made_up: Summary) -> None:
