@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from align.progress import State, read_state
 FAILURE_NAME = "failure.json"
 GRACE_SECONDS = 10.0
 POLL_SECONDS = 0.1
+ROOM = 16 << 20
+"""Bytes: a disk with less is as good as full, less than what the smallest checkpoints need."""
 
 
 @dataclass(frozen=True)
@@ -165,4 +168,17 @@ def _last_words(log: Path, code: int) -> str:
         hint = "; out of memory is the usual cause" if -code == signal.SIGKILL else ""
         return f"killed by signal {-code} ({signal.Signals(-code).name}){hint}"
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return f"exit status {code}: {lines[-1][:300] if lines else 'no output'}"
+    said = f"exit status {code}: {lines[-1][:300] if lines else 'no output'}"
+    return said + _full_disk(log.parent)
+
+
+def _full_disk(folder: Path) -> str:
+    """A hint where a disk is as good as full: neither the log nor a report of the failure may have
+    found room on it.
+    """
+    free = shutil.disk_usage(folder).free
+    if free >= ROOM:
+        return ""
+    return (
+        f"; the disk of {folder} has {free:,} bytes left: make room, and the same command goes on"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -43,6 +44,15 @@ def test_failure_is_one_line_with_the_log(tmp_path: Path) -> None:
             [_python("raise ValueError('no tokens')", tmp_path)], [tmp_path], lambda state: None
         )
     assert caught.value.exit_status == 3
+
+
+def test_a_full_disk_is_the_likely_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log ends where the disk did, so that its last line says nothing of it."""
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=4096))
+    said = r"^exit status 1: no tokens; the disk of .* has 4,096 bytes left: make room, and the"
+    with pytest.raises(StageError, match=said):
+        execute([_python("exit('no tokens')", tmp_path)], [tmp_path], lambda state: None)
 
 
 def test_a_child_that_is_killed_says_so(tmp_path: Path) -> None:
