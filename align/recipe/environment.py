@@ -189,6 +189,9 @@ def _peft(recipe: Recipe) -> Problems:
     if recipe.policy is not None and recipe.policy.peft:
         name = "peft.LoraConfig"
         yield from _check_fields(("policy", "peft"), recipe.policy.peft, config_class(name), name)
+        rank = recipe.policy.peft.get("r")
+        if isinstance(rank, int) and rank < 1:
+            yield Problem(("policy", "peft", "r"), f"must be at least 1, not {rank}", "e.g. 16")
 
 
 def _quantization(recipe: Recipe) -> Problems:

@@ -4,6 +4,7 @@ model that is published. Each a small function that yields the problems it finds
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
@@ -12,6 +13,9 @@ from align.recipe.problems import Problem
 from align.recipe.sections import Made, Recipe
 
 Problems: TypeAlias = Iterator[Problem]
+
+_POLICIES = ("current", "initial")
+"""What a sampler draws from, a checkpoint aside."""
 
 
 def shares_add_up(recipe: Recipe) -> Problems:
@@ -44,6 +48,16 @@ def shares_add_up(recipe: Recipe) -> Problems:
                 (*shares[-1][0], "share"),
                 f"makes the shares add up to {total:g}, and each prompt has one of these samplers",
                 "let them add up to 1, or leave share out where a sampler draws for every prompt",
+            )
+
+
+def samplers_are_spelt(recipe: Recipe) -> Problems:
+    """`policy: inital` would be looked for on the Hub."""
+    for key, each in generators(recipe.generate):
+        near = difflib.get_close_matches(each.policy, _POLICIES, 1, cutoff=0.8)
+        if near and each.policy not in _POLICIES:
+            yield Problem(
+                (*key, "policy"), f'"{each.policy}" is no policy', f'did you mean "{near[0]}"?'
             )
 
 
@@ -118,6 +132,7 @@ def best_is_evaluated(recipe: Recipe) -> Problems:
 
 LOOP_RULES: tuple[Callable[[Recipe], Problems], ...] = (
     shares_add_up,
+    samplers_are_spelt,
     refills_can_be_judged,
     stops_are_measured,
     best_is_evaluated,

@@ -156,6 +156,12 @@ def objective_has_what_it_reads(recipe: Recipe) -> Problems:
     if "advantages" not in needs and train.advantage != Advantage():
         why = ", which compares pairs" if "pairs" in needs else ""
         yield Problem(("train", "advantage"), f"is not read by {name}{why}", "remove it")
+    if "advantages" not in needs and train.gradient_norms is not None:
+        yield Problem(
+            ("train", "gradient_norms"),
+            f"tells positive from negative advantages, and {name} reads none",
+            "remove it",
+        )
     if "ref_logps" not in needs and train.reference != "initial":
         yield Problem(("train", "reference"), f"is not read by {name}", "remove it")
     if "from_reference" in needs and train.reference == "initial" and samples_anew:

@@ -91,6 +91,38 @@ def _two_samples(key: Key, generate: Generate | list[Generate] | None) -> Proble
         )
 
 
+def pairs_have_two_kept_samples(recipe: Recipe) -> Problems:
+    """Nor does one of which selection keeps one sample."""
+    select = recipe.select
+    if recipe.pair is not None and select is not None and select.options.get("keep") == 1:
+        yield Problem(
+            ("select", "keep"),
+            "is 1, and one kept sample of a prompt makes no pair",
+            "set it to 2 or more, or remove select",
+        )
+
+
+def thresholds_part_verdicts(recipe: Recipe) -> Problems:
+    """Anna Karenina sampling tells right from wrong by a score between the two verdicts."""
+    select, sources = recipe.select, scorings(recipe.score)
+    if select is None or select.name != "anna_karenina" or len(sources) != 1:
+        return
+    options, weight = sources[0][1].options, sources[0][1].weight
+    ends = [options.get("right"), options.get("wrong")]
+    numbers = [weight * end for end in ends if isinstance(end, int | float)]
+    threshold = select.options.get("threshold", 0.0)
+    if len(numbers) < 2 or not isinstance(threshold, int | float):
+        return
+    if min(numbers) == max(numbers) or min(numbers) <= threshold < max(numbers):
+        return
+    yield Problem(
+        ("select", "threshold"),
+        f"is {threshold:g}, which does not part the verdicts {numbers[0]:g} (right) and "
+        f"{numbers[1]:g} (wrong): a sample above it is positive",
+        f"set it to {sum(numbers) / 2:g}",
+    )
+
+
 def samplers_differ(recipe: Recipe) -> Problems:
     """The best of two samplers needs two of them."""
     made = recipe.reward.data if recipe.reward else None
@@ -185,6 +217,8 @@ SAMPLE_RULES: tuple[Callable[[Recipe], Problems], ...] = (
     prompts_are_read,
     sections_have_samples,
     pairs_have_two_samples,
+    pairs_have_two_kept_samples,
+    thresholds_part_verdicts,
     samplers_differ,
     rejection_rejects,
     verdicts_differ,

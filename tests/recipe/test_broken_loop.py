@@ -23,6 +23,13 @@ RULES = {
         "add up to 0.8",
         "let them add up to 1",
     ),
+    "policy that is misspelt": one(
+        SHARED + "generate: [{name: vllm, n: 2}, {name: vllm, n: 2, policy: inital}]",
+        6,
+        "generate.1.policy",
+        '"inital" is no policy',
+        'did you mean "initial"',
+    ),
     "share of stored samples": one(
         SHARED + "generate: [{name: stored, path: d, share: 0.5}, {name: vllm, share: 0.5, n: 2}]",
         6,

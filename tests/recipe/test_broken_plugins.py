@@ -215,6 +215,27 @@ PLUGIN |= {
         "is 4 of 4 samples a prompt, so none is rejected",
         "raise generate.n",
     ),
+    "one kept sample for a pair": one(
+        SCORED + "select: {name: best_of_n, keep: 1}\npair: {name: max_min}\n",
+        5,
+        "select.keep",
+        "one kept sample of a prompt makes no pair",
+        "2 or more",
+    ),
+    "a threshold above both verdicts": one(
+        SAMPLES + "score: {name: exact_match}\nselect: {name: anna_karenina, threshold: 1}\n",
+        5,
+        "select.threshold",
+        "does not part the verdicts 1 (right) and 0 (wrong)",
+        "set it to 0.5",
+    ),
+    "a threshold that is right": one(
+        SAMPLES + "score: {name: math_verify, right: 0}\nselect: {name: anna_karenina}\n",
+        5,
+        "select.threshold",
+        "is 0, which does not part the verdicts 0 (right) and -1 (wrong)",
+        "set it to -0.5",
+    ),
     "two samplers that are one": one(
         SCORED + "pair: {name: max_max, between: samplers}\n",
         5,

@@ -31,6 +31,13 @@ RULES = {
     "pair objective without pairs": one(
         SCORED + TRAIN + "}", 5, "train.objective", "dpo needs pairs", "add pair"
     ),
+    "gradient norms without signs": one(
+        PAIRED + TRAIN + ", gradient_norms: 4}",
+        6,
+        "train.gradient_norms",
+        "tells positive from negative advantages, and dpo reads none",
+        "remove it",
+    ),
     "truncated samples of two signs": one(
         SCORED
         + "select: {name: anna_karenina, truncated: negative}\n"

@@ -52,6 +52,7 @@ def test_what_the_library_takes_is_right(text: str, args: str, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "args", "line", "key", "says", "remedy"),
     [
+        (PEFT, "r: 0", 4, "policy.peft.r", "must be at least 1, not 0", "e.g. 16"),
         (
             TRAIN,
             "num_train_epochs: 0",
