@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from align.commands.amounts import (
     Amount,
     amounts,
+    count_rows,
     items,
     rewards_of,
     rule_of,
@@ -24,7 +25,7 @@ from align.commands.amounts import (
 from align.commands.estimates import estimates
 from align.recipe.document import dotted
 from align.recipe.environment import all_paths, is_local, unset_variables
-from align.recipe.sections import PairFrom, Plugin, Recipe, Reward, Sft, Source, Train
+from align.recipe.sections import PairFrom, Plugin, Prompts, Recipe, Reward, Sft, Source, Train
 from align.stages.steps import Step, plan
 
 DEFAULT_EPOCHS = 3.0
@@ -67,16 +68,32 @@ def make_plan(recipe: Recipe) -> Plan:
 
 
 def _notes(recipe: Recipe, found: dict[str, Amount]) -> list[str]:
-    """A loop whose iterations divide all prompts among them cannot be given another one later."""
+    """Loops that prompts are too few for, or that cannot be given another iteration later."""
     prompts, iterations = recipe.prompts, recipe.run.iterations
-    if prompts is None or prompts.per_iteration is not None or iterations == 1:
+    if prompts is None or iterations == 1:
         return []
+    if prompts.per_iteration is not None:
+        return [] if prompts.resample else _short(recipe, prompts, prompts.per_iteration)
     count = found["iter-000/prompts"].total if "iter-000/prompts" in found else None
     taken = f" ({count:,})" if count else ""
     return [
         f"prompts.per_iteration: is not set, so each of {iterations} iterations takes an equal "
         f"share of the prompts{taken} and the run cannot be extended by more iterations; set it "
         "where that may be wanted"
+    ]
+
+
+def _short(recipe: Recipe, prompts: Prompts, size: int) -> list[str]:
+    """All that is left out in cleaning may make it shorter."""
+    rows, iterations = count_rows(prompts, recipe.run.seed), recipe.run.iterations
+    size *= 1 + (prompts.refill.rounds if prompts.refill else 0)
+    if rows is None or rows >= size * iterations:
+        return []
+    full, rest = divmod(rows, size)
+    last = "takes what is left" if full == iterations - 1 and rest else "has none: this cannot run"
+    return [
+        f"prompts.per_iteration: {iterations} iterations of {size:,} prompts want "
+        f"{size * iterations:,}, and there are {rows:,}; the last one {last}"
     ]
 
 

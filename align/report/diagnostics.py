@@ -60,7 +60,8 @@ def diagnostics(summary: Summary) -> str:
             "The acceptance rate is that of the first sweep, expected E[exp((r - r_max) / beta)]; "
             "the effective sample size is (sum w)&sup2; / sum w&sup2; of these weights over a "
             "prompt&rsquo;s distinct candidates. Scores and tokens: means over prompts that kept "
-            "something."
+            "something; all counts repeats, which the sampler takes once, so that kept may lie "
+            "below it."
         )
         parts.append(
             f"<h2>Selection</h2><table><tr><th>step</th>{head}</tr>{''.join(selected)}</table>"

@@ -86,6 +86,28 @@ def test_a_loop_that_divides_all_prompts_is_told_that_it_cannot_be_extended(tmp_
         assert make_plan(load_recipe(path, overrides)).notes == []
 
 
+@pytest.mark.parametrize(
+    ("size", "says"),
+    [
+        (3, None),
+        (4, "3 iterations of 4 prompts want 12, and there are 10; the last one takes what is left"),
+        (5, "want 15, and there are 10; the last one has none: this cannot run"),
+    ],
+)
+def test_a_loop_that_prompts_are_too_few_for_is_told(
+    tmp_path: Path, size: int, says: str | None
+) -> None:
+    rows = tmp_path / "prompts.jsonl"
+    rows.write_text("".join(f'{{"prompt": "{i}"}}\n' for i in range(10)))
+    path = tmp_path / "x.yaml"
+    path.write_text(design_recipes.ONLINE_DPO)
+    prompts = f"prompts={{path: {rows}, per_iteration: {size}}}"
+    notes = make_plan(load_recipe(path, [prompts])).notes
+    assert len(notes) == (says is not None)
+    assert says is None or says in notes[0]
+    assert make_plan(load_recipe(path, [prompts, "prompts.resample=true"])).notes == []
+
+
 @pytest.mark.parametrize("name", design_recipes.ALL)
 def test_lines_are_the_steps_that_run_follows(tmp_path: Path, name: str) -> None:
     """Unfolded, with a moving reference and three iterations where the recipe may have them."""
