@@ -10,7 +10,7 @@ from typing import TypeAlias
 from align.recipe.document import Key
 from align.recipe.parts import generators, has_stored_only, rewards, scorings
 from align.recipe.problems import Problem
-from align.recipe.sections import Generate, Made, Recipe, Scoring
+from align.recipe.sections import Generate, Made, PairFrom, Recipe, Scoring
 from align.registry import TABLES
 
 Problems: TypeAlias = Iterator[Problem]
@@ -126,6 +126,7 @@ def thresholds_part_verdicts(recipe: Recipe) -> Problems:
 def samplers_differ(recipe: Recipe) -> Problems:
     """The best of two samplers needs two of them."""
     made = recipe.reward.data if recipe.reward else None
+    found: list[tuple[Key, PairFrom | None, Generate | list[Generate] | None]]
     found = [((), recipe.pair, recipe.generate)]
     if isinstance(made, Made):
         found.append((("reward", "data"), made.pair, made.generate))
