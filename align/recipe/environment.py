@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
@@ -66,6 +67,8 @@ OWNED: dict[str, str] = {
 """Keys of the libraries' config classes that the pipeline sets, and where the recipe says the same.
 """
 
+_REPOSITORY = re.compile(r"(\b[\w\-.]+\b/)?\b[\w\-.]{1,96}\b", re.ASCII)
+"""As `huggingface_hub.utils.validate_repo_id` has it, which a test compares."""
 _DATA_SUFFIXES = (".json", ".jsonl", ".gz", ".parquet", ".tsv", ".csv", ".txt")
 
 
@@ -204,19 +207,14 @@ def _quantization(recipe: Recipe) -> Problems:
 
 def _repository(recipe: Recipe) -> Problems:
     """The Hub's own rule on names: a push that it refuses would end the run at its last step."""
-    if recipe.publish is None or recipe.publish.repo is None:
+    repo = recipe.publish.repo if recipe.publish else None
+    if repo is None or (_REPOSITORY.fullmatch(repo) and not re.search(r"--|\.\.|\.git$", repo)):
         return
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(recipe.publish.repo)
-    except HFValidationError:
-        yield Problem(
-            ("publish", "repo"),
-            f'"{recipe.publish.repo}" is no name of a repository on the Hub',
-            "write org/name, of letters, digits, -, _ and .",
-        )
+    yield Problem(
+        ("publish", "repo"),
+        f'"{repo}" is no name of a repository on the Hub',
+        "write org/name, each of letters, digits, -, _ and ., with a letter or digit at its ends",
+    )
 
 
 def weights_paths(recipe: Recipe) -> Iterator[tuple[Key, str]]:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from align.errors import RecipeError, RecipeErrors
 from align.recipe import plugins, rules
 from align.recipe.document import Document, Key, Loader, read_document
-from align.recipe.numbers import odd_numbers
+from align.recipe.numbers import infinite_numbers
 from align.recipe.overrides import apply_override
 from align.recipe.problems import Problem, explain
 from align.recipe.sections import Recipe, Section
@@ -44,7 +44,7 @@ def load_recipe(
     for override in overrides:
         apply_override(document, override)
     problems: list[Problem] = []
-    odd = list(odd_numbers(document.value))
+    infinite = list(infinite_numbers(document.value))
     if plugin_options:
         for place in plugins.places(document.value):
             problems += plugins.fill_in(place)
@@ -63,10 +63,10 @@ def load_recipe(
 
         libraries = bool(problems) or not began(recipe)
         problems += check_environment(recipe, libraries=libraries)
-    if odd:
+    if infinite:
         # One mistake is one error: what else is said of these keys follows from it.
-        said = {each.key for each in odd}
-        problems = odd + [each for each in problems if not _speaks_of(each.key, said)]
+        said = {each.key for each in infinite}
+        problems = infinite + [each for each in problems if not _speaks_of(each.key, said)]
     if problems or recipe is None:
         raise _located(document, problems)
     return recipe

@@ -166,9 +166,9 @@ PLUGIN = {
     "weight without end inside a reward": one(
         SAMPLES + "score: {name: total, of: [{name: length, weight: .inf}]}\n",
         4,
-        "score",
-        "the weight of length is inf, not a number",
-        "",
+        "score.of.0.weight",
+        "must be finite, not inf",
+        "give a number",
     ),
     "unknown data set": one(
         POLICY + "sft: {data: {name: adition}}\n",
@@ -243,13 +243,6 @@ PLUGIN |= {
         "here is one sampler",
         "name two in generate",
     ),
-    "a reward that is no number": one(
-        SAMPLES + "score: {name: exact_match, right: .nan}\n",
-        4,
-        "score.right",
-        "is not a number",
-        "give a number",
-    ),
     "an infinite reward": one(
         SAMPLES + "score: {name: exact_match, wrong: -.inf}\n",
         4,
@@ -257,25 +250,15 @@ PLUGIN |= {
         "must be finite, not -inf",
         "give a number",
     ),
+    "an infinite baseline": one(
+        TOPR + ", advantage: {baseline: .inf}}", 5, "train.advantage.baseline", "be finite", ""
+    ),
     "a margin that no pair has": one(
         SCORED + "pair: {name: max_min, min_margin: .inf}\n",
         5,
         "pair.min_margin",
         "must be finite",
         "",
-    ),
-    "a temperature that is no number": one(
-        SCORED + "select: {name: statistical_rejection, keep: 2, beta: .nan}\n",
-        5,
-        "select.beta",
-        "is not a number",
-        "",
-    ),
-    "a baseline that is no number": one(
-        TOPR + ", advantage: {baseline: .nan}}", 5, "train.advantage.baseline", "not a number", ""
-    ),
-    "a learning rate that is no number": one(
-        TOPR + ", args: {learning_rate: .nan}}", 5, "train.args.learning_rate", "not a number", ""
     ),
 }
 

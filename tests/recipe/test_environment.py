@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from align.errors import RecipeError, RecipeErrors
 from align.recipe.environment import OWNED, is_local, missing_files, unset_variables
@@ -291,9 +293,11 @@ def test_functions_of_rewards_are_looked_for(
     assert says in caught.value.message
 
 
-@pytest.mark.parametrize("repo", ["not a repo", "a/b/c", "org/.hidden"])
+@pytest.mark.parametrize("repo", ["not a repo", "a/b/c", "org/.hidden", "org/a--b", "o/x.git"])
 def test_a_name_that_the_hub_refuses(repo: str, tmp_path: Path) -> None:
     """It would be refused after the last iteration."""
+    with pytest.raises(HFValidationError):
+        validate_repo_id(repo)
     args = f"learning_rate: 1e-5\npublish: {{repo: {repo}}}"
     error = load(tmp_path, SFT % args)
     assert error is not None and error.key == "publish.repo" and error.line == 6
