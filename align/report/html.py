@@ -4,13 +4,15 @@ it dropped.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
 
 from align.recipe.load import resolved_yaml
+from align.records import Json
 from align.report.alarms import alarms
 from align.report.chart import line_chart
 from align.report.choices import loop_choices, loop_line
@@ -61,7 +63,7 @@ def _data(summary: Summary) -> dict[str, object]:
         "seconds": summary.seconds,
         "loop": loop_choices(summary.recipe),
         "verdict": asdict(summary.verdict),
-        "recipe": plain(summary.recipe),
+        "recipe": _strict(plain(summary.recipe)),
         "policies": [asdict(point) for point in summary.points],
         "steps": [
             {
@@ -81,6 +83,19 @@ def _data(summary: Summary) -> dict[str, object]:
             for step, manifest in summary.steps
         ],
     }
+
+
+def _strict(value: Json) -> Json:
+    """Infinite numbers as the recipe writes them: JSON has none, and other readers than Python's
+    would refuse the whole file.
+    """
+    if isinstance(value, Mapping):
+        return {name: _strict(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_strict(each) for each in value]
+    if isinstance(value, float) and math.isinf(value):
+        return ".inf" if value > 0 else "-.inf"
+    return value
 
 
 def _page(summary: Summary) -> str:

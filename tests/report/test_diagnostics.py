@@ -95,3 +95,13 @@ def test_bins_stand_in_charts_and_not_among_the_numbers(tmp_path: Path) -> None:
 def test_charts_of_one_point_or_nothing_are_whole() -> None:
     assert curve_chart("one", {"": [(1.0, 2.0)]}).count("polyline") == 1
     assert "rect" not in bar_chart("none", [], {})
+
+
+def test_an_infinite_temperature_leaves_the_json_readable_by_all(tmp_path: Path) -> None:
+    """`Infinity` is Python's own word; the page and the data say what the recipe says."""
+    recipe = RECIPE.replace("statistical_rejection}", "statistical_rejection, beta: .inf, keep: 2}")
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    page = write_report(read_run(tmp_path)).read_text()
+    text = (tmp_path / "report.json").read_text()
+    assert "Infinity" not in text and "beta: .inf" in page
+    assert json.loads(text)["recipe"]["select"]["beta"] == ".inf"
