@@ -57,6 +57,17 @@ def lists_are_not_empty(recipe: Recipe) -> Problems:
             yield Problem((key,), "is an empty list", f"name one, or remove {key}")
 
 
+def name_is_one_folder(recipe: Recipe) -> Problems:
+    """`runs/NAME` is a folder in `runs/`."""
+    name = recipe.run.name
+    if name is not None and (not name.strip() or "/" in name or name in (".", "..")):
+        yield Problem(
+            ("run", "name"),
+            f"{name!r} is not the name of a folder in runs/",
+            "use letters, digits, - and _, or choose the whole path by --out",
+        )
+
+
 def policy_is_given_once(recipe: Recipe) -> Problems:
     """A policy is a checkpoint, or made from a config and a tokenizer."""
     policy = recipe.policy
@@ -301,6 +312,7 @@ def publishing_has_a_target(recipe: Recipe) -> Problems:
 
 _RULES: tuple[Callable[[Recipe], Problems], ...] = (
     something_to_do,
+    name_is_one_folder,
     lists_are_not_empty,
     policy_is_given_once,
     quantized_weights_stay,

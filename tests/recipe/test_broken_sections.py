@@ -12,6 +12,9 @@ EVALUATED = SCORED + "evaluate: {prompts: {path: c}"
 
 RULES = {
     "nothing to do": one(POLICY, 1, None, "nothing to do", "add sft"),
+    "name that leaves runs": one(
+        "run: {name: ../x}\n" + SCORED, 1, "run.name", "not the name of a folder", "--out"
+    ),
     "no sampler": one(POLICY + "generate: []\n", 2, "generate", "empty list", "name one"),
     "policy twice": one(
         "policy: {path: a, config: {model_type: llama}}\n" + PREFS + "}",
