@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Mapping
 
 import matplotlib
 from comparing import START, Study, interval, values_of
@@ -10,51 +11,76 @@ from recording import RESULTS
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
+from matplotlib.axes import Axes
 
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#7c3aed", "#d97706", "#0891b2", "#4b5563")
+Panels = Mapping[str, str]
+"""Metric -> its axis' label; one panel each, side by side."""
 
 
-def draw_arms(study: Study, options: Namespace, label: str) -> None:
-    """A bar with its interval an arm, and the base's score as a line."""
-    found = {arm.name: values_of(study, arm.name, options) for arm in study.arms}
-    found = {name: groups for name, groups in found.items() if groups}
-    if not found:
+def draw_arms(study: Study, options: Namespace, panels: Panels) -> None:
+    """A point with its interval an arm, and the base's value as a line."""
+    names = [arm.name for arm in study.arms if values_of(study, arm.name, options)]
+    if not names:
         return
-    figure, axes = pyplot.subplots(figsize=(1.2 + 1.1 * len(found), 3.4), layout="constrained")
-    for place, (name, groups) in enumerate(found.items()):
-        mean, low, high = interval(list(groups.values()))
-        colour = COLOURS[place % len(COLOURS)]
-        axes.bar(name, mean, color=colour, alpha=0.85)
-        axes.vlines(place, low, high, color="#1c2330")
-    start = values_of(study, START, options)
-    axes.axhline(interval(list(start.values()))[0], color="#667", linestyle="--", linewidth=1)
-    axes.set_ylabel(label)
-    axes.tick_params(axis="x", rotation=20)
+    size = (0.9 + 0.75 * len(names)) * len(panels) + 0.6, 3.4
+    figure, places = pyplot.subplots(
+        1, len(panels), figsize=size, layout="constrained", squeeze=False
+    )
+    for axes, (metric, label) in zip(places[0], panels.items(), strict=True):
+        for place, name in enumerate(names):
+            groups = list(values_of(study, name, options, metric).values())
+            if groups:
+                mean, low, high = interval(groups)
+                colour = COLOURS[place % len(COLOURS)]
+                axes.vlines(place, low, high, color=colour, linewidth=2)
+                axes.plot(place, mean, "o", color=colour, markersize=7)
+        axes.set_xticks(range(len(names)), names, rotation=25, ha="right", fontsize=9)
+        axes.set_xlim(-0.6, len(names) - 0.4)
+        _base_line(axes, study, options, metric)
+        axes.set_ylabel(label)
     _save(figure, study)
 
 
-def draw_curves(study: Study, options: Namespace, label: str, axis: str) -> None:
-    """A curve a method over what stands behind its arms' `@`; 0 is the base."""
-    start = list(values_of(study, START, options).values())
-    curves: dict[str, list[tuple[float, float, float, float]]] = {}
+def draw_curves(study: Study, options: Namespace, panels: Panels, axis: str) -> None:
+    """A curve a method over what stands behind its arms' `@`; the base is a line."""
+    methods: dict[str, list[tuple[float, str]]] = {}
     for arm in study.arms:
-        method, _, x = arm.name.partition("@")
-        groups = list(values_of(study, arm.name, options).values())
-        if groups:
-            curves.setdefault(method, []).append((float(x), *interval(groups)))
-    if not curves:
+        method, at, x = arm.name.rpartition("@")
+        if at and values_of(study, arm.name, options):
+            methods.setdefault(method, []).append((float(x), arm.name))
+    if not methods:
         return
-    figure, axes = pyplot.subplots(figsize=(5.2, 3.4), layout="constrained")
-    for place, (method, points) in enumerate(curves.items()):
-        marks = sorted([(0.0, *interval(start)), *points])
-        xs, means, lows, highs = zip(*marks, strict=True)
-        colour = COLOURS[place % len(COLOURS)]
-        axes.plot(xs, means, color=colour, marker="o", markersize=3, label=method)
-        axes.fill_between(xs, lows, highs, color=colour, alpha=0.15)
-    axes.set_xlabel(axis)
-    axes.set_ylabel(label)
-    axes.legend(frameon=False)
+    figure, places = pyplot.subplots(
+        1, len(panels), figsize=(4.6 * len(panels), 3.4), layout="constrained", squeeze=False
+    )
+    for axes, (metric, label) in zip(places[0], panels.items(), strict=True):
+        for place, (method, arms) in enumerate(methods.items()):
+            marks = [
+                (x, *interval(list(groups.values())))
+                for x, name in sorted(arms)
+                if (groups := values_of(study, name, options, metric))
+            ]
+            if not marks:
+                continue
+            xs, means, lows, highs = zip(*marks, strict=True)
+            colour = COLOURS[place % len(COLOURS)]
+            axes.plot(xs, means, color=colour, marker="o", markersize=4, label=method)
+            axes.fill_between(xs, lows, highs, color=colour, alpha=0.15)
+        _base_line(axes, study, options, metric)
+        axes.set_xlabel(axis)
+        axes.set_ylabel(label)
+        if metric == "kl":
+            axes.set_yscale("symlog", linthresh=1)
+            axes.set_ylim(bottom=0)
+    places[0][0].legend(frameon=False)
     _save(figure, study)
+
+
+def _base_line(axes: Axes, study: Study, options: Namespace, metric: str) -> None:
+    start = list(values_of(study, START, options, metric).values())
+    if start:
+        axes.axhline(interval(start)[0], color="#667", linestyle="--", linewidth=1, label="base")
 
 
 def _save(figure: pyplot.Figure, study: Study) -> None:

@@ -1,15 +1,18 @@
 """RSO's published claims in small: every arm with several seeds, a table and a plot a part.
 
     python benchmarks/reproduce_rso.py --parts ladder --budget 60
+    python benchmarks/reproduce_rso.py --task stories
     python benchmarks/reproduce_rso.py --only-table
 
-ladder     direct, sft-sample-rank, rso, at the best of three learning rates each
-beta       the sampler's temperature, on the same samples and scores
+ladder     direct, sft-sample-rank, rso (on stories RAFT too), at the best of three learning rates
 losses     sigmoid-norm, hinge-norm and the un-normalised hinge on the same pairs
-baselines  RAFT and ReST beside rso
+beta       the sampler's temperature, on the same samples and scores
+baselines  RAFT and ReST beside rso (addition)
 
-The task is 3-digit addition by a model that is right in a third of its answers (`--base rare` 12 %,
-`--base frequent` 70 %); true reward and label are exact match. How it works: `reproduction.py`.
+addition: three digits, by a model that is right in a third of its answers (`--base rare` 12 %,
+`--base frequent` 70 %); reward and label are exact match, and 64 candidates hold few distinct ones.
+stories: a TinyStories checkpoint; reward and label are a learned reward model's, the truth is the
+summed valence of the words. How it works: `reproduction.py`.
 """
 
 from __future__ import annotations
@@ -17,28 +20,77 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 
-from comparing import Arm, Claim, Setting, Study
+from comparing import START, Arm, Base, Claim, Setting, Study, Task
 from drawing import draw_arms
 from reproduction import main
 
-STOPS = {"third": 0.36, "rare": 0.12, "frequent": 0.7}
-"""Where SFT of each base stops. The stale policy of `direct` stops at a third of that."""
-RATES: tuple[Setting, ...] = tuple(
-    (f"train.args.learning_rate={rate}",) for rate in ("3e-5", "1e-4", "3e-4")
+ADDITION = Task(
+    "pass@1 on held-out sums",
+    {"tuning": ("evaluate.prompts.split=validation",), "fresh": ("evaluate.prompts.split=test",)},
+    is_verified=True,
+    answer=r"\d{4}",
 )
+STORIES = Task(
+    "true valence of a story",
+    {
+        # prompts of the training file that neither the reward model nor the arms see
+        "tuning": ("evaluate.prompts.split=train[1192:1368]",),
+        "fresh": ("evaluate.prompts.split=dev",),
+    },
+    is_verified=False,
+    proxy="proxy",
+    files=("stories", "prompts", "lexicon"),
+)
+STOPS = {"third": 0.36, "rare": 0.12, "frequent": 0.7}
+"""Where SFT of each base of addition stops. The stale policy of `direct` stops at a third of it."""
+
+
+def _rates(*rates: str) -> tuple[Setting, ...]:
+    return tuple((f"train.args.learning_rate={rate}",) for rate in rates)
+
+
+RATES = _rates("3.0e-5", "1.0e-4", "3.0e-4")
+IMITATION = _rates("1.0e-4", "3.0e-4", "1.0e-3")
+"""Likelihood needs larger steps than pairs; as many candidates."""
+STORY_RATES = _rates("3.0e-5", "6.0e-5", "1.2e-4")
+STORY_IMITATION = _rates("2.0e-4", "6.0e-4", "2.0e-3")
 BASE: Setting = ("policy.path={base}",)
+JUDGED: Setting = (
+    "policy.path={stories}",
+    "evaluate.prompts.path={prompts}",
+    "evaluate.score.0.path={lexicon}",
+    "evaluate.score.1.path={reward}",
+)
+SAMPLED: Setting = (*JUDGED, "prompts.path={prompts}", "score.path={reward}")
 BETAS = ("0", "0.05", "0.5", "5", ".inf")
+HINGE: Setting = ("train.objective.loss=hinge",)
 
 
-def _study(part: str, base: str, arms: list[Arm], claims: list[Claim]) -> Study:
+def _sums(part: str, base: str, arms: list[Arm], claims: list[Claim]) -> Study:
     at = STOPS[base]
     bases = {
-        "base": ("rso/tiny_sft.yaml", (f"sft.stop.at={at}",)),
-        "stale": ("rso/tiny_sft.yaml", (f"sft.stop.at={at / 3:.2f}",)),
+        "base": Base("rso/tiny_sft.yaml", (f"sft.stop.at={at}",), "sft"),
+        "stale": Base("rso/tiny_sft.yaml", (f"sft.stop.at={at / 3:.2f}",), "sft"),
     }
     used = {name for name in bases if any(f"{{{name}}}" in " ".join(a.settings) for a in arms)}
-    kept = {name: bases[name] for name in used}
-    return Study(f"reproduce_rso_{part}_{base}", kept, arms, claims)
+    kept = {name: bases[name] for name in bases if name in used}
+    return Study(
+        f"reproduce_rso_{part}_{base}", f"reproduce_rso_{base}", ADDITION, kept, arms, claims
+    )
+
+
+def _stories(part: str, arms: list[Arm], claims: list[Claim]) -> Study:
+    settings = (
+        "policy.path={stories}",
+        "reward.data.prompts.path={prompts}",
+        "reward.data.score.path={lexicon}",
+    )
+    bases = {
+        "reward": Base("rso/stories_reward.yaml", settings, "reward"),
+        "pairs": Base("rso/stories_reward.yaml", settings, "reward-data"),
+    }
+    name = f"reproduce_rso_{part}_stories"
+    return Study(name, "reproduce_rso_stories", STORIES, bases, arms, claims)
 
 
 def ladder(base: str) -> Study:
@@ -49,58 +101,100 @@ def ladder(base: str) -> Study:
         Arm("sft-sample-rank", "rso/tiny_sft_sample_rank.yaml", BASE, RATES),
         Arm("rso", "rso/tiny_rso.yaml", BASE, RATES),
     ]
-    claims = [
-        Claim("sampling from the policy beats given pairs", "sft-sample-rank", "direct"),
-        Claim("rejection beats plain sampling", "rso", "sft-sample-rank"),
-        Claim("RSO improves its base", "rso", "start"),
-    ]
-    return _study("ladder", base, arms, claims)
+    return _sums("ladder", base, arms, LADDER)
 
 
-def beta(base: str) -> Study:
-    """One run's samples and scores under five betas."""
-    arms = [Arm(f"rso@{b}", "rso/tiny_rso.yaml", (*BASE, f"select.beta={b}")) for b in BETAS]
-    claims = [
-        Claim("the tilted law beats plain sampling", "rso@0.5", "rso@.inf"),
-        Claim("the tilted law beats the top", "rso@0.5", "rso@0"),
-    ]
-    return _study("beta", base, arms, claims)
+LADDER = [
+    Claim("sampling from the policy beats given pairs", "sft-sample-rank", "direct"),
+    Claim("rejection beats plain sampling", "rso", "sft-sample-rank"),
+    Claim("RSO improves its base", "rso", START),
+]
 
 
 def losses(base: str) -> Study:
     """The same pairs under three losses."""
     arms = [
         Arm("sigmoid-norm", "rso/tiny_rso.yaml", BASE, RATES),
-        Arm("hinge-norm", "rso/tiny_rso.yaml", (*BASE, "train.objective.loss=hinge"), RATES),
+        Arm("hinge-norm", "rso/tiny_rso.yaml", (*BASE, *HINGE), RATES),
         Arm("hinge", "rso/tiny_hinge.yaml", BASE, RATES),
     ]
     claims = [
         Claim("the reference helps the hinge", "hinge-norm", "hinge"),
         Claim("sigmoid against hinge", "sigmoid-norm", "hinge-norm"),
     ]
-    return _study("losses", base, arms, claims)
+    return _sums("losses", base, arms, claims)
+
+
+def beta(base: str) -> Study:
+    """One run's samples and scores under five betas."""
+    arms = [Arm(f"beta {b}", "rso/tiny_rso.yaml", (*BASE, f"select.beta={b}")) for b in BETAS]
+    return _sums("beta", base, arms, TILT)
+
+
+TILT = [
+    Claim("the tilted law beats plain sampling", "beta 0.5", "beta .inf"),
+    Claim("the tilted law beats the top", "beta 0.5", "beta 0"),
+]
 
 
 def baselines(base: str) -> Study:
     """Imitation of the best against pairs."""
     arms = [
         Arm("rso", "rso/tiny_rso.yaml", BASE, RATES),
-        Arm("raft", "rso/tiny_raft.yaml", BASE, RATES),
-        Arm("rest", "rso/tiny_rest.yaml", BASE, RATES),
+        Arm("raft", "rso/tiny_raft.yaml", BASE, IMITATION),
+        Arm("rest", "rso/tiny_rest.yaml", BASE, IMITATION),
     ]
     claims = [
         Claim("RSO beats RAFT", "rso", "raft"),
         Claim("RSO beats ReST", "rso", "rest"),
     ]
-    return _study("baselines", base, arms, claims)
+    return _sums("baselines", base, arms, claims)
+
+
+def story_ladder(base: str) -> Study:
+    """The same where 64 candidates are 64 different ones, with RAFT."""
+    arms = [
+        Arm("direct", "rso/stories_direct.yaml", (*JUDGED, "generate.path={pairs}"), STORY_RATES),
+        Arm("sft-sample-rank", "rso/stories_sft_sample_rank.yaml", SAMPLED, STORY_RATES),
+        Arm("rso", "rso/stories_rso.yaml", SAMPLED, STORY_RATES),
+        Arm("raft", "rso/stories_raft.yaml", SAMPLED, STORY_IMITATION),
+    ]
+    return _stories("ladder", arms, [*LADDER, Claim("RSO beats RAFT", "rso", "raft")])
+
+
+def story_losses(base: str) -> Study:
+    """Does the un-normalised hinge raise the learned reward and hurt the truth?"""
+    arms = [
+        Arm("sigmoid-norm", "rso/stories_rso.yaml", SAMPLED, STORY_RATES),
+        Arm("hinge-norm", "rso/stories_rso.yaml", (*SAMPLED, *HINGE), STORY_RATES),
+        Arm("hinge", "rso/stories_hinge.yaml", SAMPLED, STORY_RATES),
+    ]
+    claims = [
+        Claim("un-normalised, the hinge raises the learned reward", "hinge", "hinge-norm", "proxy"),
+        Claim("and hurts the truth", "hinge-norm", "hinge"),
+        Claim("sigmoid against hinge", "sigmoid-norm", "hinge-norm"),
+    ]
+    return _stories("losses", arms, claims)
+
+
+def story_beta(base: str) -> Study:
+    """Beta in units of the reward model's logit."""
+    arms = [Arm(f"beta {b}", "rso/stories_rso.yaml", (*SAMPLED, f"select.beta={b}")) for b in BETAS]
+    return _stories("beta", arms, TILT)
 
 
 def draw(study: Study, options: Namespace) -> None:
-    """Bars with intervals."""
-    draw_arms(study, options, "pass@1 on held-out sums")
+    """Points with intervals; on stories the learned reward and the drift beside the truth."""
+    panels = {"score": study.task.label}
+    if study.task.proxy is not None:
+        panels |= {"proxy": "learned reward", "kl": "KL to the base, nats"}
+    draw_arms(study, options, panels)
 
 
-PARTS = {"ladder": ladder, "beta": beta, "losses": losses, "baselines": baselines}
+TASKS = {
+    "addition": {"ladder": ladder, "losses": losses, "beta": beta, "baselines": baselines},
+    "stories": {"ladder": story_ladder, "losses": story_losses, "beta": story_beta},
+}
 
 if __name__ == "__main__":
-    sys.exit(main(__doc__, PARTS, draw))
+    sys.exit(main(__doc__, TASKS, draw))
