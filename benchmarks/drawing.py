@@ -70,6 +70,12 @@ def draw_curves(study: Study, options: Namespace, panels: Panels, axis: str) -> 
         _base_line(axes, study, options, metric)
         axes.set_xlabel(axis)
         axes.set_ylabel(label)
+        if max(map(len, methods.values())) > 3 and axis.startswith("epochs"):
+            # each point is twice the one before
+            ticks = sorted({x for arms in methods.values() for x, _ in arms})
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
+            axes.minorticks_off()
         if metric == "kl":
             axes.set_yscale("symlog", linthresh=1)
             axes.set_ylim(bottom=0)

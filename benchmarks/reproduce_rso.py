@@ -52,8 +52,8 @@ def _rates(*rates: str) -> tuple[Setting, ...]:
 RATES = _rates("3.0e-5", "1.0e-4", "3.0e-4")
 IMITATION = _rates("1.0e-4", "3.0e-4", "1.0e-3")
 """Likelihood needs larger steps than pairs; as many candidates."""
-STORY_RATES = _rates("3.0e-5", "6.0e-5", "1.2e-4")
-STORY_IMITATION = _rates("2.0e-4", "6.0e-4", "2.0e-3")
+STORY_RATES = _rates("1.0e-4", "2.0e-4", "4.0e-4")
+STORY_IMITATION = _rates("3.0e-4", "1.0e-3", "3.0e-3")
 BASE: Setting = ("policy.path={base}",)
 JUDGED: Setting = (
     "policy.path={stories}",

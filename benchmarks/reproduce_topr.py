@@ -55,8 +55,9 @@ TOLD: Setting = (
     "score.path={lexicon}",
     "evaluate.prompts.path={prompts}",
 )
-EPOCHS = (1, 2, 4, 8)
-STORY_EPOCHS = (1, 2, 4)
+EPOCHS = (0.125, 0.25, 0.5, 1, 2, 4, 8)
+"""Of 64 steps each."""
+STORY_EPOCHS = (0.5, 1, 2, 4)
 SHARES = (0.05, 0.15, 0.35, 0.6, 0.85)
 LEVELS = ("sequence", "token", "geometric")
 
@@ -73,7 +74,7 @@ def _stories(part: str, arms: list[Arm], claims: list[Claim]) -> Study:
     return Study(name, "reproduce_topr_stories", STORIES, {}, arms, claims)
 
 
-def _over_epochs(family: str, settings: Setting, epochs: tuple[int, ...]) -> list[Arm]:
+def _over_epochs(family: str, settings: Setting, epochs: tuple[float, ...]) -> list[Arm]:
     """The rate is constant, so that fewer epochs are the beginning of more."""
     return [
         Arm(
