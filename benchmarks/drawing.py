@@ -39,6 +39,7 @@ def draw_arms(study: Study, options: Namespace, panels: Panels) -> None:
         axes.set_xlim(-0.6, len(names) - 0.4)
         _base_line(axes, study, options, metric)
         axes.set_ylabel(label)
+    places[0][0].legend(frameon=False, fontsize=8)
     _save(figure, study)
 
 
@@ -78,6 +79,7 @@ def draw_curves(study: Study, options: Namespace, panels: Panels, axis: str) -> 
             axes.minorticks_off()
         if metric == "kl":
             axes.set_yscale("symlog", linthresh=1)
+            axes.set_yticks([0, 1, 10, 100], ["0", "1", "10", "100"])
             axes.set_ylim(bottom=0)
     places[0][0].legend(frameon=False)
     _save(figure, study)

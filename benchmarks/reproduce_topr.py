@@ -57,7 +57,7 @@ TOLD: Setting = (
 )
 EPOCHS = (0.125, 0.25, 0.5, 1, 2, 4, 8)
 """Of 64 steps each."""
-STORY_EPOCHS = (0.5, 1, 2, 4)
+STORY_EPOCHS = (1, 2, 4)
 SHARES = (0.05, 0.15, 0.35, 0.6, 0.85)
 LEVELS = ("sequence", "token", "geometric")
 

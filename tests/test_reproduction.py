@@ -165,7 +165,7 @@ def test_story_twins_differ_from_rso_in_their_own_step_alone() -> None:
     found = {name: load_recipe(folder / "rso" / f"stories_{name}.yaml") for name in names}
     for recipe in found.values():
         assert recipe.evaluate == found["rso"].evaluate
-        assert recipe.train is not None and recipe.train.global_batch_size == 32
+        assert recipe.train is not None and recipe.train.global_batch_size == 16
     for name in ("hinge", "raft"):
         assert (found[name].generate, found[name].score) == (
             found["rso"].generate,
