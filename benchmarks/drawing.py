@@ -77,7 +77,7 @@ def draw_curves(study: Study, options: Namespace, panels: Panels, axis: str) -> 
             axes.set_xscale("log", base=2)
             axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
             axes.minorticks_off()
-        if metric == "kl":
+        if metric == "kl" and axes.get_ylim()[1] > 20:
             axes.set_yscale("symlog", linthresh=1)
             axes.set_yticks([0, 1, 10, 100], ["0", "1", "10", "100"])
             axes.set_ylim(bottom=0)

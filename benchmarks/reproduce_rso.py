@@ -62,6 +62,7 @@ JUDGED: Setting = (
     "evaluate.score.1.path={reward}",
 )
 SAMPLED: Setting = (*JUDGED, "prompts.path={prompts}", "score.path={reward}")
+GIVEN: Setting = (*JUDGED, "prompts.path={prompts}", "generate.path={pairs}")
 BETAS = ("0", "0.05", "0.5", "5", ".inf")
 HINGE: Setting = ("train.objective.loss=hinge",)
 
@@ -154,7 +155,7 @@ def baselines(base: str) -> Study:
 def story_ladder(base: str) -> Study:
     """The same where 64 candidates are 64 different ones, with RAFT."""
     arms = [
-        Arm("direct", "rso/stories_direct.yaml", (*JUDGED, "generate.path={pairs}"), STORY_RATES),
+        Arm("direct", "rso/stories_direct.yaml", GIVEN, STORY_RATES),
         Arm("sft-sample-rank", "rso/stories_sft_sample_rank.yaml", SAMPLED, STORY_RATES),
         Arm("rso", "rso/stories_rso.yaml", SAMPLED, STORY_RATES),
         Arm("raft", "rso/stories_raft.yaml", SAMPLED, STORY_IMITATION),
