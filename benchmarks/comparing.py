@@ -156,8 +156,8 @@ def chosen(study: Study, lines: Sequence[Line], arm: Arm, seeds: Sequence[int]) 
         own = [line for line in lines if is_of(line, key, "tuning") and line["seed"] in seeds]
         if not set(seeds) <= {line["seed"] for line in own}:
             return None
-        scores = [-np.inf if "failed" in line else np.mean(_numbers(line, metric)) for line in own]
-        means[choice] = float(np.mean(scores))
+        scores = [-np.inf if "failed" in line else _mean(_numbers(line, metric)) for line in own]
+        means[choice] = _mean(scores)
     return max(means, key=lambda choice: means[choice])
 
 
@@ -183,6 +183,10 @@ def values_of(
         and "failed" not in line
         and line.get(metric) is not None
     }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(np.asarray(values, float)))
 
 
 def _numbers(line: Line, metric: str) -> list[float]:

@@ -6,6 +6,7 @@ from argparse import Namespace
 from collections.abc import Mapping
 
 import matplotlib
+import numpy as np
 from comparing import START, Study, interval, values_of
 from recording import RESULTS
 
@@ -29,7 +30,7 @@ def draw_arms(study: Study, options: Namespace, panels: Panels) -> None:
     )
     for axes, (metric, label) in zip(places[0], panels.items(), strict=True):
         for place, name in enumerate(names):
-            groups = list(values_of(study, name, options, metric).values())
+            groups = _groups(study, name, options, metric)
             if groups:
                 mean, low, high = interval(groups)
                 colour = COLOURS[place % len(COLOURS)]
@@ -39,7 +40,6 @@ def draw_arms(study: Study, options: Namespace, panels: Panels) -> None:
         axes.set_xlim(-0.6, len(names) - 0.4)
         _base_line(axes, study, options, metric)
         axes.set_ylabel(label)
-    places[0][0].legend(frameon=False, fontsize=8)
     _save(figure, study)
 
 
@@ -58,9 +58,9 @@ def draw_curves(study: Study, options: Namespace, panels: Panels, axis: str) -> 
     for axes, (metric, label) in zip(places[0], panels.items(), strict=True):
         for place, (method, arms) in enumerate(methods.items()):
             marks = [
-                (x, *interval(list(groups.values())))
+                (x, *interval(groups))
                 for x, name in sorted(arms)
-                if (groups := values_of(study, name, options, metric))
+                if (groups := _groups(study, name, options, metric))
             ]
             if not marks:
                 continue
@@ -71,7 +71,7 @@ def draw_curves(study: Study, options: Namespace, panels: Panels, axis: str) -> 
         _base_line(axes, study, options, metric)
         axes.set_xlabel(axis)
         axes.set_ylabel(label)
-        if max(map(len, methods.values())) > 3 and axis.startswith("epochs"):
+        if max(map(len, methods.values())) > 2 and axis.startswith("epochs"):
             # each point is twice the one before
             ticks = sorted({x for arms in methods.values() for x, _ in arms})
             axes.set_xscale("log", base=2)
@@ -85,10 +85,22 @@ def draw_curves(study: Study, options: Namespace, panels: Panels, axis: str) -> 
     _save(figure, study)
 
 
+def _groups(study: Study, name: str, options: Namespace, metric: str) -> list[list[float]]:
+    """By seed. Of a learned reward the gain: each seed has its own model, with its own zero."""
+    found = values_of(study, name, options, metric)
+    if metric != "proxy":
+        return list(found.values())
+    start = values_of(study, START, options, metric)
+    return [list(np.subtract(values, start[seed])) for seed, values in found.items()]
+
+
 def _base_line(axes: Axes, study: Study, options: Namespace, metric: str) -> None:
-    start = list(values_of(study, START, options, metric).values())
+    start = _groups(study, START, options, metric)
     if start:
-        axes.axhline(interval(start)[0], color="#667", linestyle="--", linewidth=1, label="base")
+        mean = interval(start)[0]
+        axes.axhline(mean, color="#667", linestyle="--", linewidth=1)
+        right = axes.get_yaxis_transform()
+        axes.text(1.01, mean, "base", transform=right, va="center", fontsize=8, color="#667")
 
 
 def _save(figure: pyplot.Figure, study: Study) -> None:

@@ -188,7 +188,7 @@ def draw(study: Study, options: Namespace) -> None:
     """Points with intervals; on stories the learned reward and the drift beside the truth."""
     panels = {"score": study.task.label}
     if study.task.proxy is not None:
-        panels |= {"proxy": "learned reward", "kl": "KL to the base, nats"}
+        panels |= {"proxy": "gain in learned reward", "kl": "KL to the base, nats"}
     draw_arms(study, options, panels)
 
 

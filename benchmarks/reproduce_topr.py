@@ -91,6 +91,7 @@ def collapse(base: str) -> Study:
     """Naive REINFORCE is pushed on by negatives that nobody draws any more."""
     last = EPOCHS[-1]
     claims = [
+        Claim("naive rises at first", f"naive@{EPOCHS[0]}", START),
         Claim("naive falls below its base", START, f"naive@{last}"),
         Claim("TOPR stays above its base", f"topr@{last}", START),
         Claim("TOPR beats naive after one epoch", "topr@1", "naive@1"),
@@ -170,9 +171,11 @@ def levels(base: str) -> Study:
 
 
 def story_collapse(base: str) -> Study:
-    """A reward that grows with repetition shows a collapse in the drift, not in itself."""
+    """A reward that repetition can raise: naive rises far, and falls later."""
     last = STORY_EPOCHS[-1]
     claims = [
+        Claim("naive rises further at first", "naive@1", "topr@1"),
+        Claim("naive falls below its base", START, f"naive@{last}"),
         Claim("naive drifts further", f"naive@{last}", f"topr@{last}", "kl"),
         Claim("naive repeats itself", f"topr@{last}", f"naive@{last}", "distinct_2"),
         Claim("TOPR stays above its base", f"topr@{last}", START),
