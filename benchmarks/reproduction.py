@@ -187,7 +187,7 @@ def main(
     parser.add_argument("--parts", nargs="+", metavar="PART", help="default: all of the task")
     parser.add_argument("--base", default="third", help="of addition: third, rare or frequent")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--tuning-seeds", nargs="+", type=int, default=[100, 101])
+    parser.add_argument("--tuning-seeds", nargs="+", type=int, default=[100])
     parser.add_argument("--budget", type=float, default=600, help="minutes; then it stops")
     parser.add_argument("--out", default="runs/reproduce", help="folder of the runs")
     shared = Path(os.environ.get("ALIGN_SHARED", "../shared"))
