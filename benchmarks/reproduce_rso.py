@@ -19,41 +19,18 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from dataclasses import replace
 
-from comparing import START, Arm, Base, Claim, Setting, Study, Task
+from comparing import START, Arm, Base, Claim, Setting, Study
 from drawing import draw_arms
 from reproduction import main
+from tasks import ADDITION, RATES, STOPS, STORIES, rates
 
-ADDITION = Task(
-    "pass@1 on held-out sums",
-    {"tuning": ("evaluate.prompts.split=validation",), "fresh": ("evaluate.prompts.split=test",)},
-    is_verified=True,
-    answer=r"\d{4}",
-)
-STORIES = Task(
-    "true valence of a story",
-    {
-        # prompts of the training file that neither the reward model nor the arms see
-        "tuning": ("evaluate.prompts.split=train[1192:1368]",),
-        "fresh": ("evaluate.prompts.split=dev",),
-    },
-    is_verified=False,
-    proxy="proxy",
-    files=("stories", "prompts", "lexicon"),
-)
-STOPS = {"third": 0.36, "rare": 0.12, "frequent": 0.7}
-"""Where SFT of each base of addition stops. The stale policy of `direct` stops at a third of it."""
-
-
-def _rates(*rates: str) -> tuple[Setting, ...]:
-    return tuple((f"train.args.learning_rate={rate}",) for rate in rates)
-
-
-RATES = _rates("3.0e-5", "1.0e-4", "3.0e-4")
-IMITATION = _rates("1.0e-4", "3.0e-4", "1.0e-3")
+JUDGED_STORIES = replace(STORIES, proxy="proxy")
+IMITATION = rates("1.0e-4", "3.0e-4", "1.0e-3")
 """Likelihood needs larger steps than pairs; as many candidates."""
-STORY_RATES = _rates("1.0e-4", "2.0e-4", "4.0e-4")
-STORY_IMITATION = _rates("3.0e-4", "1.0e-3", "3.0e-3")
+STORY_RATES = rates("1.0e-4", "2.0e-4", "4.0e-4")
+STORY_IMITATION = rates("3.0e-4", "1.0e-3", "3.0e-3")
 BASE: Setting = ("policy.path={base}",)
 JUDGED: Setting = (
     "policy.path={stories}",
@@ -68,7 +45,7 @@ HINGE: Setting = ("train.objective.loss=hinge",)
 
 
 def _sums(part: str, base: str, arms: list[Arm], claims: list[Claim]) -> Study:
-    at = STOPS[base]
+    at = STOPS[base]  # the stale policy of `direct` stops at a third of it
     bases = {
         "base": Base("rso/tiny_sft.yaml", (f"sft.stop.at={at}",), "sft"),
         "stale": Base("rso/tiny_sft.yaml", (f"sft.stop.at={at / 3:.2f}",), "sft"),
@@ -91,7 +68,7 @@ def _stories(part: str, arms: list[Arm], claims: list[Claim]) -> Study:
         "pairs": Base("rso/stories_reward.yaml", settings, "reward-data"),
     }
     name = f"reproduce_rso_{part}_stories"
-    return Study(name, "reproduce_rso_stories", STORIES, bases, arms, claims)
+    return Study(name, "reproduce_rso_stories", JUDGED_STORIES, bases, arms, claims)
 
 
 def ladder(base: str) -> Study:

@@ -23,30 +23,11 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 
-from comparing import START, Arm, Base, Claim, Setting, Study, Task
+from comparing import START, Arm, Base, Claim, Setting, Study
 from drawing import draw_arms, draw_curves
 from reproduction import main
+from tasks import ADDITION, RATES, STOPS, STORIES
 
-ADDITION = Task(
-    "pass@1 on held-out sums",
-    {"tuning": ("evaluate.prompts.split=validation",), "fresh": ("evaluate.prompts.split=test",)},
-    is_verified=True,
-    answer=r"\d{4}",
-)
-STORIES = Task(
-    "true valence of a story",
-    {
-        "tuning": ("evaluate.prompts.split=train[1192:1368]",),
-        "fresh": ("evaluate.prompts.split=dev",),
-    },
-    is_verified=False,
-    files=("stories", "prompts", "lexicon"),
-)
-STOPS = {"third": 0.36, "rare": 0.12, "frequent": 0.7}
-"""Where SFT of each base of addition stops."""
-RATES: tuple[Setting, ...] = tuple(
-    (f"train.args.learning_rate={rate}",) for rate in ("3.0e-5", "1.0e-4", "3.0e-4")
-)
 # The gradient norms that the recipes log take a fifth of the time and change nothing.
 BASE: Setting = ("policy.path={base}", "train.gradient_norms=null")
 TOLD: Setting = (

@@ -106,7 +106,7 @@ def test_a_runs_line_holds_each_prompts_sum(scripts: dict[str, ModuleType], tmp_
     names, found = reproduction._by_prompt(tmp_path, sums)
     assert names == ["a", "b"]
     assert found == {"samples": 2, "score": [1, 0], "malformed": 0.5}
-    stories = scripts["reproduce_rso"].STORIES
+    stories = scripts["reproduce_rso"].JUDGED_STORIES
     found = reproduction._by_prompt(tmp_path, stories)[1]
     assert found == {"samples": 2, "score": [0.0, -2.0], "proxy": [0.0, -0.5]}
 

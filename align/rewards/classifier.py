@@ -110,9 +110,10 @@ def longest_row(
     """Tokens that a row may have: those `wanted`, else the model's context."""
     if not is_encoder(config):
         return wanted or vars(config.get_text_config()).get("max_position_embeddings")
+    if not wanted:
+        return context_of(config, tokenizer)
     # A table of positions ends where it ends, whatever is wanted.
-    bounds = [wanted or context_of(config, tokenizer), positions_of(config)]
-    return min((bound for bound in bounds if bound is not None), default=None)
+    return min(wanted, positions_of(config) or wanted)
 
 
 def verdict(sample: Sample, value: float) -> Score:
