@@ -81,6 +81,9 @@ class Run(Section):
     """Samplers stay alive between iterations and load the new weights: asleep on CUDA, so that
     training has the memory; on the CPU where a quarter of what is left is enough for them. Default:
     on the CPU; CUDA's sleeping engines have not been measured yet."""
+    fork: bool = True
+    """Stages of one process on the CPU are forks of a process that has imported the libraries
+    (Linux): same content, and a start takes a tenth of a second. False starts each anew."""
     patience: Annotated[float, Field(gt=0)] = 3600.0
     """Seconds that a sampling worker may take for one sample, or a scoring worker for one shard,
     before it counts as hung: it is killed, and others make its shard."""

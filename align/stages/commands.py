@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+import yaml
+
 from align.records import Json
-from align.stages.execute import Command
+from align.stages.children import Command
 from align.stages.folder import RunFolder
 from align.stages.steps import SHARDED_KINDS, TRAINING_KINDS, Step
 
@@ -46,11 +48,13 @@ def commands(run: RunFolder, steps: Sequence[Step], launch: Launch) -> list[Comm
     if step.kind in TRAINING_KINDS:
         if launch.processes is not None:
             words += ["--ranks", str(launch.processes * launch.nodes)]
-        return [Command((*_accelerate(launch), "-m", *words), log, _network(launch))]
+        forks = may_fork(run) and _is_one_rank(launch)
+        return [Command((*_accelerate(launch), "-m", *words), log, _network(launch), forks=forks)]
     python = _python(step)
     environment = {} if python == sys.executable else {"PYTHONPATH": str(Path(__file__).parents[2])}
+    forks = may_fork(run) and "vllm" not in [one["name"] for one in _samplers(step)]
     if step.kind not in SHARDED_KINDS:
-        return [Command((python, "-m", *words), log, environment)]
+        return [Command((python, "-m", *words), log, environment, forks=forks)]
     devices = visible_devices()
     share = _devices_a_worker(step)
     local = launch.workers or max(1, len(devices) // share)
@@ -63,9 +67,17 @@ def commands(run: RunFolder, steps: Sequence[Step], launch: Launch) -> list[Comm
             environment | _device_environment(groups[worker % len(groups)] if groups else devices),
             worker,
             tuple(one.name for one in steps),
+            forks,
         )
         for worker in range(launch.node_rank * local, (launch.node_rank + 1) * local)
     ]
+
+
+def may_fork(run: RunFolder) -> bool:
+    """Whether processes that need no engine may be forks: not where there is CUDA, which a library
+    may begin when it is imported, and does not survive a fork.
+    """
+    return run.recipe.run.fork and sys.platform == "linux" and not visible_devices()
 
 
 def visible_devices() -> list[str]:
@@ -100,6 +112,16 @@ def _accelerate(launch: Launch) -> tuple[str, ...]:
     else:  # a free port: other runs may train on this machine; one rank takes a port too
         words += ["--main_process_port", "0"]
     return tuple(words)
+
+
+def _is_one_rank(launch: Launch) -> bool:
+    """Whether the launch is one process without DeepSpeed or FSDP."""
+    if launch.nodes > 1 or not launch.accelerate_config.is_file():
+        return False
+    config = yaml.safe_load(launch.accelerate_config.read_text())
+    ranks = launch.processes or config.get("num_processes", 1)
+    plain = config.get("distributed_type", "NO") in ("NO", "MULTI_GPU", "MULTI_CPU")
+    return plain and ranks == 1 and config.get("num_machines", 1) == 1
 
 
 def _network(launch: Launch) -> dict[str, str]:

@@ -18,17 +18,8 @@ from pathlib import Path
 from types import TracebackType
 
 from align.progress import State, progress_files, progress_name
-from align.stages.execute import (
-    GRACE_SECONDS,
-    POLL_SECONDS,
-    Command,
-    Failure,
-    failure_name,
-    failure_of,
-    latest,
-    start,
-    stop,
-)
+from align.stages.children import GRACE_SECONDS, Command, Process, Start, start, stop
+from align.stages.execute import POLL_SECONDS, Failure, failure_name, failure_of, latest
 from align.stages.leases import SILENT_SECONDS, Holder, held_by
 
 WATCH_SECONDS = 0.5
@@ -50,7 +41,7 @@ class Worker:
     """A process of the crew."""
 
     command: Command
-    process: subprocess.Popen[bytes]
+    process: Process
     reply: int
     """The end of its pipe that is read here."""
     said: Report | None = None
@@ -108,11 +99,13 @@ class Worker:
 class Crew:
     """Starts workers, watches over them, and keeps those that offer to stay."""
 
-    def __init__(self, patience: float, silent: float = SILENT_SECONDS) -> None:
+    def __init__(
+        self, patience: float, silent: float = SILENT_SECONDS, start: Start = start
+    ) -> None:
         """Seconds after which a worker that finishes nothing, or whose heart stands still, is
         given up.
         """
-        self._patience, self._silent = patience, silent
+        self._patience, self._silent, self._start = patience, silent, start
         self._kept: list[Worker] = []
 
     def __enter__(self) -> Crew:
@@ -189,13 +182,22 @@ class Crew:
                 if not worker.order(command, stay):
                     _end(worker)
                     worker = None
-            found.append(worker or _start(command, stay))
+            found.append(worker or self._hire(command, stay))
         for worker in [one for one in self._kept if _module(one.command) == _module(commands[0])]:
             self._kept.remove(worker)
             _dismiss(worker)
         for worker in found:
             worker.begin()
         return found
+
+    def _hire(self, command: Command, stay: bool) -> Worker:
+        ours, theirs = os.pipe()
+        try:
+            process = self._start(command, ("--stay",) if stay else (), reply=theirs)
+        finally:
+            os.close(theirs)
+        os.set_blocking(ours, False)
+        return Worker(command, process, ours)
 
     def _part(self, worker: Worker, say: Callable[[str], None]) -> None:
         for note in worker.said.notes if worker.said else ():
@@ -259,17 +261,6 @@ def _fits(kept: Command, new: Command) -> bool:
 
 def _module(command: Command) -> str:
     return command.argv[2]  # python -m MODULE
-
-
-def _start(command: Command, stay: bool) -> Worker:
-    ours, theirs = os.pipe()
-    try:
-        words = ("--reply", str(theirs), *(("--stay",) if stay else ()))
-        process = start(command, words, keep=(theirs,))
-    finally:
-        os.close(theirs)
-    os.set_blocking(ours, False)
-    return Worker(command, process, ours)
 
 
 def _dismiss(worker: Worker) -> None:

@@ -4,15 +4,11 @@ failure in one line.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,26 +16,12 @@ from typing import Literal
 from align.errors import StageError
 from align.progress import FILE_NAME as PROGRESS_NAME
 from align.progress import State, read_state
+from align.stages.children import Command, Start, start, stop
 
 FAILURE_NAME = "failure.json"
-GRACE_SECONDS = 10.0
 POLL_SECONDS = 0.1
 ROOM = 16 << 20
 """Bytes: a disk with less is as good as full, less than what the smallest checkpoints need."""
-
-
-@dataclass(frozen=True)
-class Command:
-    """A process to run for a step."""
-
-    argv: tuple[str, ...]
-    log: Path
-    environment: Mapping[str, str]
-    """Added to the parent's."""
-    worker: int = 0
-    """Which of the step's sampling or scoring workers it is."""
-    steps: tuple[str, ...] = ()
-    """What a worker that is kept is told instead of a new command line."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +46,7 @@ def execute(
     folders: Sequence[Path],
     show: Callable[[State | None], None],
     still_wanted: Callable[[], None] = lambda: None,
+    start: Start = start,
 ) -> None:
     """Runs the commands side by side until all are done; the first failure stops the others.
 
@@ -99,53 +82,6 @@ def latest(folders: Sequence[Path]) -> State | None:
     """The progress of the step that began last."""
     states = [state for state in map(read_state, folders) if state is not None]
     return max(states, key=lambda state: state.started, default=None)
-
-
-def start(
-    command: Command, words: Sequence[str] = (), keep: Sequence[int] = ()
-) -> subprocess.Popen[bytes]:
-    """Starts it in a session of its own, its output in its log; it inherits the descriptors `keep`,
-    which further `words` may name.
-    """
-    command.log.parent.mkdir(parents=True, exist_ok=True)
-    with command.log.open("ab") as log:
-        log.write(f"\n$ {' '.join(command.argv)}\n".encode())
-        log.flush()
-        return subprocess.Popen(
-            [*command.argv, *words],
-            pass_fds=keep,
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PATH": _path(), **command.environment},
-            start_new_session=True,
-        )
-
-
-def _path() -> str:
-    """DeepSpeed calls `ninja` by name, which lies beside an interpreter whose environment is not
-    active.
-    """
-    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-
-
-def stop(child: subprocess.Popen[bytes], grace: float = GRACE_SECONDS) -> None:
-    """Ends the child and everything it started."""
-    if child.poll() is None:
-        _signal(child, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(grace)
-    _signal(child, signal.SIGKILL)
-    child.wait()
-    if child.stdin is not None:
-        child.stdin.close()
-
-
-def _signal(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    try:
-        os.killpg(child.pid, number)
-    except ProcessLookupError:
-        return
 
 
 def failure_name(worker: int) -> str:

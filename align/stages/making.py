@@ -23,6 +23,7 @@ from align.stages.crew import Crew
 from align.stages.engine import RESTARTS_NAME
 from align.stages.execute import execute
 from align.stages.folder import RunFolder
+from align.stages.forks import Forks
 from align.stages.generating import expected_parts
 from align.stages.leases import forget_leases
 from align.stages.manifest import (
@@ -65,6 +66,7 @@ class Maker:
     screen: Screen
     nodes: Nodes
     crew: Crew
+    forks: Forks
     _intact: dict[Path, tuple[tuple[str, int, int], ...]] = field(
         default_factory=dict[Path, tuple[tuple[str, int, int], ...]]
     )
@@ -123,7 +125,7 @@ class Maker:
                     still_wanted=check,
                 )
             else:
-                execute(processes, folders, show, check)
+                execute(processes, folders, show, check, self.forks.start)
         except AlignError as error:
             self.screen.failed(batch)
             raise self.nodes.blame(error) from None

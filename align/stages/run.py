@@ -13,6 +13,7 @@ from align.recipe.load import resolved_yaml
 from align.stages.commands import Launch
 from align.stages.crew import Crew
 from align.stages.folder import RunFolder
+from align.stages.forks import Forks
 from align.stages.lock import locked
 from align.stages.making import Maker, Screen, clear
 from align.stages.manifest import Manifest, changed
@@ -40,14 +41,15 @@ def run_recipe(run: RunFolder, launch: Launch, screen: Screen, redo: Sequence[st
     """Brings the run folder to the state the recipe describes; raises `AlignError`, also where the
     folder can no longer be read or written.
     """
-    crew = Crew(run.recipe.run.patience)
+    forks = Forks(run.out / "logs" / "forks.log", screen.say)
+    crew = Crew(run.recipe.run.patience, start=forks.start)
     try:
         if launch.node_rank > 0:
-            with Nodes(run.out, launch.nodes, launch.node_rank) as nodes, crew:
-                return _follow(Maker(run, launch, screen, nodes, crew))
+            with Nodes(run.out, launch.nodes, launch.node_rank) as nodes, forks, crew:
+                return _follow(Maker(run, launch, screen, nodes, crew, forks))
         # Locked first: where a run is under way here, its nodes must not hear of this one.
-        with locked(run.out), Nodes(run.out, launch.nodes, launch.node_rank) as nodes, crew:
-            return _lead_and_dismiss(Maker(run, launch, screen, nodes, crew), redo)
+        with locked(run.out), Nodes(run.out, launch.nodes, launch.node_rank) as nodes, forks, crew:
+            return _lead_and_dismiss(Maker(run, launch, screen, nodes, crew, forks), redo)
     except BrokenPipeError:  # the screen's reader is gone; the folder is as it should be
         raise
     except OSError as error:

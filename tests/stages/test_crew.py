@@ -14,8 +14,8 @@ import pytest
 
 from align.data.shards import parts
 from align.errors import StageError
+from align.stages.children import Command
 from align.stages.crew import Crew
-from align.stages.execute import Command
 from align.stages.leases import FOLDER_NAME, read_lease
 
 WORKER = """

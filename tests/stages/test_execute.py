@@ -14,7 +14,8 @@ import pytest
 
 from align.errors import StageError
 from align.progress import Progress, State
-from align.stages.execute import Command, execute
+from align.stages.children import Command
+from align.stages.execute import execute
 
 
 def _python(code: str, tmp_path: Path) -> Command:
@@ -83,7 +84,8 @@ def test_children_die_with_a_killed_parent(tmp_path: Path) -> None:
     )
     pid_file = tmp_path / "pid"
     parent = (
-        "import sys; from pathlib import Path; from align.stages.execute import Command, execute\n"
+        "import sys; from pathlib import Path; from align.stages.children import Command\n"
+        "from align.stages.execute import execute\n"
         f"execute([Command((sys.executable, '-c', {child!r}, {str(pid_file)!r}), "
         f"Path({str(tmp_path)!r}) / 'log', {{}})],"
         f" [Path({str(tmp_path)!r})], lambda state: None)\n"
