@@ -87,17 +87,19 @@ def _shares(out: Path, screen: str) -> list[str]:
         for step, manifest in read_run(out).steps
         if manifest and step.kind == "generate" and abs(done[step.name] - float(started[1])) < 5
     )
-    wall = max(done.values()) - first
     rows: dict[str, list[float]] = {}
+    until = first
     for step, manifest in read_run(out).steps:
         if manifest is not None and done.get(step.name, 0.0) > first:
             row = rows.setdefault(KINDS.get(step.kind, "other"), [0.0, 0.0])
-            row[0] += min(manifest.seconds, done[step.name] - first)
+            # from one line of the screen to the next, so that all is counted once
+            row[0] += done[step.name] - until
             row[1] += manifest.work
-    work = sum(row[1] for row in rows.values())
+            until = done[step.name]
+    wall, work = until - first, sum(row[1] for row in rows.values())
     lines = ["| step | wall s | sampling, scoring, gradients s | rest s |", "|---|---|---|---|"]
     lines += [f"| {k} | {a:.1f} | {b:.1f} | {a - b:.1f} |" for k, (a, b) in rows.items()]
-    lines.append(f"| all, by the clock | {wall:.1f} | {work:.1f} | {wall - work:.1f} |")
+    lines.append(f"| all | {wall:.1f} | {work:.1f} | {wall - work:.1f} |")
     synced = [float(s) for s in re.findall(r"weights synced in (\S+) s", screen)]
     shown = ", ".join(f"{s:.1f} s" for s in synced) or "none"
     return [

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from align.stages.children import GRACE_SECONDS, Command, Process, Start, start,
 from align.stages.execute import POLL_SECONDS, Failure, failure_name, failure_of, latest
 from align.stages.leases import SILENT_SECONDS, Holder, held_by
 
+END_SECONDS = 0.01
 WATCH_SECONDS = 0.5
 """Between two looks at the leases."""
 
@@ -50,6 +52,8 @@ class Worker:
     """When, by our clock, its work last got on."""
     alive: float = 0.0
     """When its leases last changed at all."""
+    is_silent: bool = False
+    """Whether it closed its end of the pipe."""
     _heard: bytes = b""
 
     def listen(self) -> None:
@@ -57,6 +61,7 @@ class Worker:
         with contextlib.suppress(BlockingIOError):
             while block := os.read(self.reply, 1 << 16):
                 self._heard += block
+            self.is_silent = True
         line, end, rest = self._heard.partition(b"\n")
         if end:
             self._heard = rest
@@ -166,7 +171,7 @@ class Crew:
                         say(f"lost worker {worker.command.worker}: {failure.cause}; others go on")
                 show(latest(folders))
                 still_wanted()
-                time.sleep(POLL_SECONDS)
+                _wait(active)
         finally:
             for worker in active:
                 _end(worker)
@@ -227,6 +232,8 @@ class Crew:
 
     def _failure(self, worker: Worker, folder: Path) -> Failure | None:
         code = worker.process.poll()
+        if _is_done(worker):  # since the last look
+            return None
         if code is not None:
             return failure_of(worker.command, folder, code)
         now = time.monotonic()
@@ -239,6 +246,15 @@ class Crew:
                 f"it finished nothing for {idle:.0f} s (run.patience) and was killed", log
             )
         return None
+
+
+def _wait(workers: Sequence[Worker]) -> None:
+    """Until one says something, but not for long."""
+    heard = [worker.reply for worker in workers if not worker.is_silent]
+    if len(heard) == len(workers):
+        select.select(heard, [], [], POLL_SECONDS)
+    elif workers:  # a process is about to end
+        time.sleep(END_SECONDS)
 
 
 def _is_done(worker: Worker) -> bool:

@@ -4,10 +4,11 @@ failure in one line.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import signal
-import time
+import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,8 @@ def execute(
                 break
             show(latest(folders))
             still_wanted()
-            time.sleep(POLL_SECONDS)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                children[codes.index(None)].wait(POLL_SECONDS)
     finally:
         for child in children:
             stop(child)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from align.candidates import Explained, Explains, shuffled
-from align.data.shards import parts, read_records, write_part
+from align.data.shards import parts, read_columns, read_records, write_part
 from align.errors import DataError, StageError
 from align.pairing.margins import above_quantile
 from align.progress import Progress, counted_as_work
@@ -120,9 +120,7 @@ def count_scores(run: RunFolder, step: Step) -> Result:
     if scores and not values:
         raise StageError(f"all {len(scores)} samples failed to be scored: {scores[0].error}")
     by_group: dict[str, list[float]] = {}
-    groups = {
-        s.sample_id: s.prompt_id for s in read_records(run.input_folder(step, "samples"), Sample)
-    }
+    groups = dict(read_columns(run.input_folder(step, "samples"), Sample, "sample_id", "prompt_id"))
     for one in scores:
         if one.value is not None:
             by_group.setdefault(groups[one.sample_id], []).append(one.value)
@@ -136,25 +134,28 @@ def count_scores(run: RunFolder, step: Step) -> Result:
 
 def count_samples(run: RunFolder, step: Step) -> Result:
     """Counts over all parts, for the manifest."""
-    samples = read_records(run.folder(step.name), Sample)
+    folder = run.folder(step.name)
+    samples = read_columns(folder, Sample, "prompt_id", "completion_ids", "logps", "finish")
     prompts = (
-        read_records(run.input_folder(step, "prompts"), Prompt) if "prompts" in step.inputs else []
+        read_columns(run.input_folder(step, "prompts"), Prompt, "prompt_id")
+        if "prompts" in step.inputs
+        else []
     )
-    sampled = {sample.prompt_id for sample in samples}
+    sampled = {prompt for prompt, _, _, _ in samples}
     if not samples and prompts:
         raise StageError(
             f"none of {len(prompts)} prompts has a sample: each is longer than the model's context "
             "allows, or unknown to the stored samples; lower max_new_tokens or give other prompts"
         )
-    tokens = sum(len(sample.completion_ids) for sample in samples)
+    tokens = sum(len(completion) for _, completion, _, _ in samples)
     counts = {
         "samples": len(samples),
-        "prompts_without_samples": sum(p.prompt_id not in sampled for p in prompts),
-        "truncated": sum(sample.finish == "length" for sample in samples),
-        "without_logps": sum(sample.logps is None for sample in samples),
+        "prompts_without_samples": sum(prompt not in sampled for (prompt,) in prompts),
+        "truncated": sum(finish == "length" for _, _, _, finish in samples),
+        "without_logps": sum(logps is None for _, _, logps, _ in samples),
         "tokens": tokens,
-        "engine_restarts": read_restarts(run.folder(step.name)),
-        **read_result(run.folder(step.name)).counts,
+        "engine_restarts": read_restarts(folder),
+        **read_result(folder).counts,
     }
     return Result(counts, {"mean_tokens": tokens / len(samples)} if samples else {})
 

@@ -49,7 +49,7 @@ def cached_logps(
     launch = [state.num_processes, str(state.device), torch.__version__, transformers.__version__]
     key = content_id(
         [identity, kernels, launch],
-        [[list(r.prompt_ids), list(r.completion_ids), r.temperature] for r in rows],
+        [(r.prompt_ids, r.completion_ids, r.temperature) for r in rows],
     )
     path = job.scratch / f"{name}.safetensors"
     if job.recipe.run.cache is not None:

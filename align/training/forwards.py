@@ -112,13 +112,13 @@ def _cut_step(
     limit = budget if world == 1 else min(budget, IMBALANCE * share)
     parts = [part for group in whole for part in _divide(group, measure, limit, budget)]
     parts.sort(key=lambda part: (not part.extent.shares_prompts, -part.extent.longest, part.items))
-    least = len(_fill(parts, budget))
+    least = len(_ends(parts, budget))
     bins = -(-least // world) * world
     # the smallest capacity that needs no more forwards fills them evenly
     low, high = 1, budget
     while low < high:
         middle = (low + high) // 2
-        if len(_fill(parts, middle)) <= bins:
+        if len(_ends(parts, middle)) <= bins:
             high = middle
         else:
             low = middle + 1
@@ -150,14 +150,27 @@ def _fill(parts: Sequence[_Part], capacity: int) -> list[_Part]:
     not.
     """
     joined: list[_Part] = []
-    for part in parts:
-        if joined and joined[-1].extent.shares_prompts == part.extent.shares_prompts:
-            both = joined[-1].extent + part.extent
-            if both.tokens <= capacity:
-                joined[-1] = _Part((*joined[-1].items, *part.items), both)
-                continue
-        joined.append(part)
+    for begin, end in itertools.pairwise([0, *_ends(parts, capacity)]):
+        first, *others = parts[begin:end]
+        extent = sum((part.extent for part in others), start=first.extent)
+        items = itertools.chain.from_iterable(part.items for part in parts[begin:end])
+        joined.append(_Part(tuple(items), extent))
     return joined
+
+
+def _ends(parts: Sequence[_Part], capacity: int) -> list[int]:
+    """Where each run of neighbours that fit together ends."""
+    ends: list[int] = []
+    lines = longest = 0
+    shares = False
+    for place, part in enumerate(parts):
+        own = part.extent
+        lines, longest = lines + own.lines, max(longest, own.longest)
+        if place and (own.shares_prompts != shares or lines * longest > capacity):
+            ends.append(place)
+            lines, longest = own.lines, own.longest
+        shares = own.shares_prompts
+    return [*ends, len(parts)] if parts else []
 
 
 def _dealt(some: list[tuple[int, ...]], world: int, *, is_reversed: bool) -> list[tuple[int, ...]]:
