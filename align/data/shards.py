@@ -9,11 +9,11 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import fields
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -99,8 +99,9 @@ def write_part(folder: Path, index: int, records: Sequence[Record], kind: type[R
     its path.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    names = [field.name for field in fields(kind)]
-    columns = {name: [_encode(name, getattr(one, name)) for one in records] for name in names}
+    columns = {
+        name: _encode(name, list(map(attrgetter(name), records))) for name in SCHEMAS[kind].names
+    }
     table = pa.table(columns, schema=SCHEMAS[kind])
     path = part_path(folder, index)
     with whole_or_absent(path) as temporary, temporary.open("wb") as file:
@@ -239,12 +240,10 @@ def _whole(column: pa.ChunkedArray) -> pa.Array:
     return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
 
 
-def _encode(name: str, value: object) -> object:
+def _encode(name: str, values: list[Any]) -> list[Any]:
     if name in _JSON_COLUMNS:
-        return None if value is None else canonical_json(value)
-    if name in ("spans", "preferences"):
-        return [list(row) for row in cast("Iterable[Iterable[float]]", value)]
-    return list(value) if isinstance(value, tuple) else value
+        return [None if value is None else canonical_json(value) for value in values]
+    return values
 
 
 def _lengths(column: pa.Array, missing: int) -> np.ndarray:

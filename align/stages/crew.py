@@ -250,11 +250,10 @@ class Crew:
 
 def _wait(workers: Sequence[Worker]) -> None:
     """Until one says something, but not for long."""
-    heard = [worker.reply for worker in workers if not worker.is_silent]
-    if len(heard) == len(workers):
-        select.select(heard, [], [], POLL_SECONDS)
-    elif workers:  # a process is about to end
+    if any(worker.is_silent for worker in workers):  # a process is about to end
         time.sleep(END_SECONDS)
+    elif workers:
+        select.select([worker.reply for worker in workers], [], [], POLL_SECONDS)
 
 
 def _is_done(worker: Worker) -> bool:

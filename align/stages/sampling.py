@@ -113,17 +113,17 @@ def scored_groups(run: RunFolder, step: Step) -> list[Group]:
 
 def count_scores(run: RunFolder, step: Step) -> Result:
     """Counts over all parts, for the manifest."""
-    scores = read_records(run.folder(step.name), Score)
-    values = [one.value for one in scores if one.value is not None]
+    scores = read_columns(run.folder(step.name), Score, "sample_id", "value", "error")
+    values = [value for _, value, _ in scores if value is not None]
     counts = {"scores": len(scores), "failed": len(scores) - len(values)}
-    counts["timed_out"] = sum(one.value is None and is_late(one.error) for one in scores)
+    counts["timed_out"] = sum(value is None and is_late(error) for _, value, error in scores)
     if scores and not values:
-        raise StageError(f"all {len(scores)} samples failed to be scored: {scores[0].error}")
+        raise StageError(f"all {len(scores)} samples failed to be scored: {scores[0][2]}")
     by_group: dict[str, list[float]] = {}
     groups = dict(read_columns(run.input_folder(step, "samples"), Sample, "sample_id", "prompt_id"))
-    for one in scores:
-        if one.value is not None:
-            by_group.setdefault(groups[one.sample_id], []).append(one.value)
+    for name, value, _ in scores:
+        if value is not None:
+            by_group.setdefault(groups[name], []).append(value)
     counts["all_equal_groups"] = sum(len(g) > 1 and min(g) == max(g) for g in by_group.values())
     counts["groups"] = len(by_group)
     counts |= read_result(run.folder(step.name)).counts

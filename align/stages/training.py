@@ -34,10 +34,11 @@ def policy(run: RunFolder, step: Step, ranks: int | None = None) -> Trained:
     train = run.recipe.train
     if train is None:
         raise StageError("the recipe has no train section")
-    rows = _rows(run, step, "")
+    needs = build("objective", train.objective.model_dump()).needs
+    rows = _rows(run, step, "", needs)
     if train.data is not None:
-        rows = readable_by(build("objective", train.objective.model_dump()).needs, rows)
-    past = [_rows(run, step, suffix) for suffix in _history(step)]
+        rows = readable_by(needs, rows)
+    past = [_rows(run, step, suffix, needs) for suffix in _history(step)]
     counts: dict[str, int] = {}
     if past:
         current, found = rows.items(), sum(one.items() for one in past)
@@ -88,7 +89,7 @@ def reward(run: RunFolder, step: Step, ranks: int | None = None) -> Trained:
     if isinstance(section.data, Source):
         rows, prompts = _preferences(run, step, section, section.data, counts)
     else:
-        rows = _rows(run, step, "")
+        rows = _rows(run, step, "", frozenset({"pairs"}))
         prompts = read_records(run.input_folder(step, "prompts"), Prompt)
     read = _reader(run, step, section, prompts)
     prompt_of = {sample.sample_id: sample.prompt_id for sample in rows.samples}
@@ -186,7 +187,8 @@ def _job(
     )
 
 
-def _rows(run: RunFolder, step: Step, suffix: str) -> Rows:
+def _rows(run: RunFolder, step: Step, suffix: str, needs: frozenset[str]) -> Rows:
+    """What a reader of `needs` learns from: pairs are all that one of pairs asks of the scores."""
     if "data" in step.inputs:
         folder = run.input_folder(step, "data")
         return Rows(
@@ -209,6 +211,8 @@ def _rows(run: RunFolder, step: Step, suffix: str) -> Rows:
         prompts = read_records(run.input_folder(step, f"prompts{suffix}"), Prompt)
         kept = {prompt.prompt_id for prompt in prompts}
         samples = [sample for sample in samples if sample.prompt_id in kept]
+    if "pairs" in needs:
+        return Rows(samples, pairs=found)
     ids = {sample.sample_id for sample in samples}
     scored = [score for name in step.steps(scores) for score in read_scores(run, name)]
     return Rows(samples, [score for score in scored if score.sample_id in ids], found)
