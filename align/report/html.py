@@ -41,7 +41,7 @@ METRICS = (
     ("majority", "majority vote"),
     ("weighted_majority", "weighted vote"),
     ("score", "mean score"),
-    ("gain", "gain"),
+    ("gain", "gain in score"),
     ("kl", "KL (nats)"),
     ("tokens", "tokens"),
     ("distinct_2", "distinct bigrams"),
@@ -186,8 +186,8 @@ def _policies(points: Sequence[Point]) -> str:
         cells += "".join(f"<td class=dim>{point.seconds.get(name, 0):.1f}</td>" for name in SECONDS)
         rows.append(f"<tr><td>{escape(point.name)}</td>{cells}</tr>")
     note = (
-        "Brackets: 95 % percentile bootstrap over prompts. The gain over the first policy is "
-        "paired by prompt; the KL is to the first policy, in nats a sequence."
+        "Brackets: 95 % percentile bootstrap over prompts. The gain in score over the first "
+        "policy is paired by prompt; the KL is to the first policy, in nats a sequence."
     )
     return f"<table><tr><th>policy</th>{head}</tr>{''.join(rows)}</table><p class=dim>{note}</p>"
 

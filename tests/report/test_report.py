@@ -59,6 +59,8 @@ def _text(summary: Summary) -> str:
 def test_the_tables_fit_80_columns_and_show_every_number(made_up: Summary) -> None:
     text = _text(made_up)
     assert "…" not in text
+    heads = "policy pass@1 [95 %] score gain in score [95 %] KL tokens"
+    assert " ".join(text.splitlines()[0].split()) == heads
     row = next(line for line in text.splitlines() if line.startswith("iter-000"))
     expected = "iter-000 0.500 [0.450, 0.550] 0.500 +0.250 [+0.200, +0.290] 1.50 -"
     assert " ".join(row.split()) == expected
@@ -95,6 +97,7 @@ def test_seconds_are_summed_by_kind(made_up: Summary) -> None:
 def test_the_page_holds_the_numbers_and_escapes_names(made_up: Summary) -> None:
     page = write_report(made_up).read_text()
     assert "0.500 <span class=dim>[0.450, 0.550]</span>" in page
+    assert "<th>gain in score</th>" in page
     assert "made-up &lt;b&gt;" in page and "<b>" not in page
     assert page.count("<svg") == 2, "pass@1 and score move; gain and KL have one point"
     report = json.loads((made_up.out / "report.json").read_text())
