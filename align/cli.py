@@ -97,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
     )
 
     check = commands.add_parser(
-        "check", help="validate recipes and print their plans; loads no weights"
+        "check", help="validate recipes, read local data and print plans; loads no weights"
     )
     check.add_argument("recipes", nargs="+", metavar="RECIPE", help="a YAML file")
     _overrides(check)

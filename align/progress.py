@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
+import uuid
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +21,8 @@ INTERVAL_SECONDS = 0.2
 FILE_NAME = "progress.json"
 WORK_NAME = ".work"
 """Lines `process seconds` of a step's processes, see `counted_as_work`."""
+_INTERPRETER = uuid.uuid4().hex[:12]
+"""Processes of two nodes may have the same number; forks of one process share this."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,7 @@ def counted_as_work(folder: Path | None) -> Generator[None]:
     yield
     if folder is not None:
         with (folder / WORK_NAME).open("a") as file:
-            file.write(f"{os.getpid()} {time.monotonic() - began:.3f}\n")
+            file.write(f"{_INTERPRETER}-{os.getpid()} {time.monotonic() - began:.3f}\n")
 
 
 def work_seconds(folder: Path) -> float:

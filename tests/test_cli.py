@@ -54,7 +54,7 @@ def test_installed_command_finds_plugins_in_the_working_folder(tmp_path: Path) -
 def test_check_looks_at_every_recipe_that_is_named(tmp_path: Path) -> None:
     wrong, good = tmp_path / "wrong.yaml", tmp_path / "good.yaml"
     wrong.write_text("polcy: {path: x}\n")
-    good.write_text("generate: {name: stored, path: .}\nscore: {name: length}\n")
+    good.write_text("generate: {name: stored, path: org/samples}\nscore: {name: length}\n")
     done = align("check", str(wrong), str(good))
     assert done.returncode == 2
     assert f"{wrong}:1" in done.stderr and str(good) not in done.stderr

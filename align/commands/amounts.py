@@ -7,13 +7,13 @@ Numbers are upper bounds from the recipe and from local files; what is on the Hu
 from __future__ import annotations
 
 import gzip
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
+from align.data.splits import data_files
 from align.recipe.environment import nested_paths
 from align.recipe.sections import (
     Generate,
@@ -185,15 +185,17 @@ def count_rows(source: Source, seed: int) -> int | None:
     """Rows of a source; None where they are on the Hub. A limit is taken at its word."""
     read = [path for _, path in nested_paths((), source.options)]
     if source.name is not None and read:
-        # Made from other rows, of which it may leave out some.
-        return source.limit or count_rows(Source(path=read[0]), seed)
+        # Made from other rows, of which it may leave out some, or from a run's samples.
+        place = Path(read[0]).expanduser()
+        holds_rows = place.is_file() or data_files(place)
+        return source.limit or (_rows_at(read[0], source.split) if holds_rows else None)
     if source.name is not None:
         return source.limit or _made_rows(type(source), source.model_dump_json(), seed)
     if source.mix is not None:
         counts = [count_rows(part, seed) for part in source.mix]
         total = None if None in counts else sum(count for count in counts if count is not None)
     else:
-        total = _rows_in(Path(source.path or "").expanduser())
+        total = _rows_at(source.path or "", source.split)
     if total is None:
         return source.limit
     return total if source.limit is None else min(total, source.limit)
@@ -208,20 +210,26 @@ def _made_rows(section: type[Source], source_json: str, seed: int) -> int:
     return count_built_in(source, source.name or "", seed=seed)
 
 
-def _rows_in(path: Path) -> int | None:
-    if path.is_dir():
-        counts = [_rows_in(each) for each in sorted(path.iterdir()) if each.is_file()]
-        return sum(count for count in counts if count is not None) or None
-    if not path.is_file():
-        return None
-    if path.suffix == ".parquet":
-        from pyarrow.parquet import read_metadata
+def _rows_at(path: str, split: str) -> int | None:
+    from align.data.sources import local_files
 
+    found = local_files(path, split)
+    if found is None:
+        return None
+    sizes = [(part, sum(_rows_in(file) for file in files)) for part, files in found]
+    places = [part.bounds(size) for part, size in sizes]
+    return sum(end - first for first, end in places)
+
+
+def _rows_in(path: Path) -> int:
+    from pyarrow.parquet import read_metadata
+
+    from align.data.files import read_file
+
+    name = path.name.lower()
+    if name.endswith(".parquet"):
         return read_metadata(path).num_rows
-    if path.suffix == ".json":
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return len(content) if isinstance(content, list) else None
-    if path.name.endswith((".jsonl", ".jsonl.gz")):
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
+    if name.endswith((".jsonl", ".jsonl.gz")):
+        with gzip.open(path) if name.endswith(".gz") else path.open("rb") as lines:
             return sum(1 for line in lines if line.strip())
-    return None
+    return sum(1 for _ in read_file(path, ""))

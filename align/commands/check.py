@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from align.commands.local_data import data_problems
 from align.commands.plan import make_plan
 from align.errors import AlignError
 from align.recipe.load import load_recipe
@@ -27,7 +28,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _check(path: str, overrides: list[str]) -> None:
-    recipe = load_recipe(path, overrides, environment=True)
+    recipe = load_recipe(path, overrides, environment=True, also=data_problems)
     plan = make_plan(recipe)
     # Wide enough for whole paths where nobody watches (a pipe has no width of its own).
     console = Console(soft_wrap=True) if Console().is_terminal else Console(width=160)

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from align.commands.amounts import (
     Amount,
@@ -23,6 +24,7 @@ from align.commands.amounts import (
     trained_role,
 )
 from align.commands.estimates import estimates
+from align.data.splits import data_files
 from align.recipe.document import dotted
 from align.recipe.environment import all_paths, is_local, unset_variables
 from align.recipe.sections import PairFrom, Plugin, Prompts, Recipe, Reward, Sft, Source, Train
@@ -61,7 +63,11 @@ def make_plan(recipe: Recipe) -> Plan:
     steps = plan(recipe)
     found = amounts(recipe, steps)
     lines = [Line(step.name, *_describe(recipe, step, found)) for step in steps]
-    hub = [f"{dotted(key)}: {path}" for key, path in all_paths(recipe) if not is_local(path)]
+    hub = [
+        f"{dotted(key)}: {path}"
+        for key, path in all_paths(recipe)
+        if not (is_local(path) or data_files(Path(path)))
+    ]
     sizes = estimates(recipe, steps, found)
     unverified, notes = list(dict.fromkeys(hub)), _notes(recipe, found)
     return Plan(_folded(lines), sizes, unverified, unset_variables(recipe), notes)

@@ -8,7 +8,7 @@ from pathlib import Path
 from align.errors import InputError
 from align.report.console import make_console
 from align.report.html import write_report
-from align.report.summary import read_run
+from align.report.summary import read_any_run
 from align.report.table import closing_tables
 
 
@@ -17,9 +17,11 @@ def main(args: argparse.Namespace) -> int:
     out = Path(args.path)
     if not (out / "recipe.yaml").is_file():
         raise InputError(f"{out} is not a run folder: it holds no recipe.yaml")
-    summary = read_run(out)
+    summary = read_any_run(out)
     page = write_report(summary)
     console = make_console()
+    if summary.refused:
+        console.print(summary.refused, highlight=False, markup=False, soft_wrap=True)
     if summary.points:
         for table in closing_tables(summary):
             console.print(table)

@@ -18,7 +18,7 @@ from align.progress import read_state
 from align.records import Judgement, Pair, Prompt, Sample, Score
 from align.report.console import make_console
 from align.report.lineage import lineage
-from align.report.summary import read_run
+from align.report.summary import read_any_run
 from align.report.table import closing_tables
 from align.stages.manifest import Manifest, read_manifest
 
@@ -43,7 +43,9 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _show_run(console: Console, out: Path) -> None:
-    summary = read_run(out)
+    summary = read_any_run(out)
+    if summary.refused:
+        console.print(summary.refused, highlight=False, markup=False, soft_wrap=True)
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("step", "state", "holds", "content"):
         table.add_column(name)
@@ -138,10 +140,14 @@ def _trace(console: Console, path: Path, identity: str) -> None:
     out = next((one for one in (path, *path.parents) if (one / "recipe.yaml").is_file()), None)
     if out is not None and steps:
         # The last of them in the order of the run read all the others.
-        order = [step.name for step, _ in read_run(out).steps]
+        summary = read_any_run(out)
+        if summary.refused:
+            console.print(summary.refused, highlight=False, markup=False, soft_wrap=True)
+            return
+        order = [step.name for step, _ in summary.steps]
         last = max((name for name in steps if name in order), key=order.index, default=None)
         console.print("[bold]made from[/bold]")
-        for line in lineage(out, last) if last else ():
+        for line in lineage(summary, last) if last else ():
             console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 

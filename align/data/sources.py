@@ -23,7 +23,7 @@ from align.data.splits import (
 )
 from align.errors import DataError, RecipeError
 from align.recipe.sections import Source
-from align.recipe.split import parse_split
+from align.recipe.split import SplitPart, parse_split
 from align.records import derive_seed
 from align.registry import build
 
@@ -151,23 +151,34 @@ def _built_in(
     return rows if source.limit is None else rows[: source.limit]
 
 
-def _stored(source: Source, name: str) -> list[Row]:
+def local_files(name: str, split: str) -> list[tuple[SplitPart, list[Path]]] | None:
+    """For each part of the split the files that hold it; None where `name` is on the Hub. Raises
+    `DataError` where a part has none.
+    """
     path = Path(name).expanduser()
-    label = name_of(source)
     if not (path.exists() or is_data_file(path) or not _is_hub_id(name) or data_files(path)):
-        return _from_hub(source, name)
-    rows: list[Row] = []
-    for part in parse_split(source.split):
+        return None
+    found: list[tuple[SplitPart, list[Path]]] = []
+    for part in parse_split(split):
         if is_data_file(path) and not path.is_dir():
             if not path.is_file():
                 raise DataError(
                     f"there is no file {name}; check `path`, which is relative to where you run"
                 )
             check_split_of_file(path, part.name)
-            files = [path]
+            found.append((part, [path]))
         else:
-            files = find_files(path, part.name)
-        found = [row for file in files for row in read_file(file, label)]
+            found.append((part, find_files(path, part.name)))
+    return found
+
+
+def _stored(source: Source, name: str) -> list[Row]:
+    parts = local_files(name, source.split)
+    if parts is None:
+        return _from_hub(source, name)
+    rows: list[Row] = []
+    for part, files in parts:
+        found = [row for file in files for row in read_file(file, name_of(source))]
         first, end = part.bounds(len(found))
         rows += found[first:end]
     return rows

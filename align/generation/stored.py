@@ -136,7 +136,7 @@ class StoredSampler:
 
 def _read_runs(path: Path) -> Store | None:
     """Records at or below `path`; None where it is no folder of records."""
-    folders = _sample_folders(path)
+    folders = sample_folders(path)
     if not folders:
         return None
     prompts: dict[str, Prompt] = {}
@@ -155,7 +155,7 @@ def _read_runs(path: Path) -> Store | None:
     return Store(prompts, {key: tuple(group) for key, group in samples.items()}, scores)
 
 
-def _sample_folders(path: Path) -> list[Path]:
+def sample_folders(path: Path) -> list[Path]:
     """The folders of samples that `path` names: itself, its `samples`, or those of all iterations
     of a run.
     """

@@ -5,7 +5,7 @@ template (I1).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,14 +19,14 @@ from align.generation.stored import Store
 from align.inference.text import completion_text
 from align.models import load_tokenizer
 from align.recipe.sections import Source
-from align.records import Finish, Prompt, Sample, Score, WeightsRef, sample_id
+from align.records import Finish, Prompt, Sample, Score, Turn, WeightsRef, sample_id
 
 _OWN = ("completion", "completions", "score", "scores", "finish", "truncated")
 """Columns that belong to a completion; the others belong to its prompt."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Written:
+class Written:
     """One completion of a row."""
 
     completion: object
@@ -53,49 +53,53 @@ def read_plain(
     prompts: dict[str, Prompt] = {}
     samples: dict[str, list[Sample]] = {}
     scores: dict[str, Score] = {}
-    for row in read_rows(
-        Source(path=path, split=split, columns=dict(columns), shuffle=False), seed=0
-    ):
-        shared = {name: value for name, value in row.values.items() if name not in _OWN}
-        for written in _written(row):
-            values = {**shared, "completion": written.completion}
-            cleaned = to_demonstrations([Row(values, row.source, row.place)]).rows
-            if not cleaned:
-                continue
-            prompt, completion = cleaned[0].prompt, cleaned[0].completion
-            encoded = encode(
-                tokenizer,
-                prompt.messages,
-                completion,
-                setting.chat_template,
-                finished=written.finish == "stop",
+    source = Source(path=path, split=split, columns=dict(columns), shuffle=False)
+    for prompt, completion, written in completions(read_rows(source, seed=0)):
+        encoded = encode(
+            tokenizer,
+            prompt.messages,
+            completion,
+            setting.chat_template,
+            finished=written.finish == "stop",
+        )
+        group = samples.setdefault(prompt.prompt_id, [])
+        prompts.setdefault(prompt.prompt_id, prompt)
+        index = len(group)
+        name = sample_id(prompt.prompt_id, index, "", encoded.completion_ids)
+        group.append(
+            Sample(
+                sample_id=name,
+                prompt_id=prompt.prompt_id,
+                index=index,
+                policy="",
+                prompt_ids=encoded.prompt_ids,
+                completion_ids=encoded.completion_ids,
+                loss_mask=encoded.loss_mask,
+                logps=None,
+                text=completion_text(tokenizer, encoded.prompt_ids, encoded.completion_ids),
+                finish=written.finish,
             )
-            group = samples.setdefault(prompt.prompt_id, [])
-            prompts.setdefault(prompt.prompt_id, prompt)
-            index = len(group)
-            name = sample_id(prompt.prompt_id, index, "", encoded.completion_ids)
-            group.append(
-                Sample(
-                    sample_id=name,
-                    prompt_id=prompt.prompt_id,
-                    index=index,
-                    policy="",
-                    prompt_ids=encoded.prompt_ids,
-                    completion_ids=encoded.completion_ids,
-                    loss_mask=encoded.loss_mask,
-                    logps=None,
-                    text=completion_text(tokenizer, encoded.prompt_ids, encoded.completion_ids),
-                    finish=written.finish,
-                )
-            )
-            if written.score is not None:
-                scores[name] = Score(name, written.score, {"stored": written.score})
+        )
+        if written.score is not None:
+            scores[name] = Score(name, written.score, {"stored": written.score})
     if not samples:
         raise DataError(f"{path} holds no completion that is not blank")
     return Store(prompts, {key: tuple(group) for key, group in samples.items()}, scores)
 
 
-def _written(row: Row) -> Iterator[_Written]:
+def completions(rows: Iterable[Row]) -> Iterator[tuple[Prompt, tuple[Turn, ...], Written]]:
+    """What each completion of the rows answers, and its turns; blank ones are left out. Raises the
+    fault of a row without any.
+    """
+    for row in rows:
+        shared = {name: value for name, value in row.values.items() if name not in _OWN}
+        for written in _written(row):
+            values = {**shared, "completion": written.completion}
+            for shown in to_demonstrations([Row(values, row.source, row.place)]).rows:
+                yield shown.prompt, shown.completion, written
+
+
+def _written(row: Row) -> Iterator[Written]:
     """The completions of a row with their scores: one, or a list of each."""
     values = row.values
     if values.get("completions") is None:
@@ -105,14 +109,14 @@ def _written(row: Row) -> Iterator[_Written]:
                 "map them with `columns`"
             )
         finish = _finish(row, values.get("finish"), values.get("truncated"))
-        yield _Written(values["completion"], _score(row, values.get("score")), finish)
+        yield Written(values["completion"], _score(row, values.get("score")), finish)
         return
     completions = _listed(row, "completions", None)
     scores = _listed(row, "scores", len(completions))
     finishes = _listed(row, "finish", len(completions))
     cuts = _listed(row, "truncated", len(completions))
     for completion, score, finish, cut in zip(completions, scores, finishes, cuts, strict=True):
-        yield _Written(completion, _score(row, score), _finish(row, finish, cut))
+        yield Written(completion, _score(row, score), _finish(row, finish, cut))
 
 
 def _listed(row: Row, name: str, count: int | None) -> list[object]:

@@ -28,6 +28,7 @@ def load_recipe(
     environment: bool = False,
     runs: bool = True,
     began: Callable[[Recipe], bool] = lambda recipe: False,
+    also: Callable[[Recipe], Sequence[Problem]] = lambda recipe: (),
 ) -> Recipe:
     """The validated recipe in `path`, with `--set` overrides (`train.objective.beta=0.2`) applied
     in order.
@@ -38,7 +39,8 @@ def load_recipe(
     libraries and the disk: `args` and `peft` keys, local files. `runs=False` is for a recipe of
     which one section is used alone (a `score` without samples): the rules between sections are left
     out. Where `began` says that a run began with this very recipe, the keys were found right then,
-    and the libraries stay unimported. Raises `RecipeError` (located; `.errors` lists all of them).
+    and the libraries stay unimported. `also` looks further where nothing is wrong so far. Raises
+    `RecipeError` (located; `.errors` lists all of them).
     """
     document = read_document(path)
     for override in overrides:
@@ -63,6 +65,8 @@ def load_recipe(
 
         libraries = bool(problems) or not began(recipe)
         problems += check_environment(recipe, libraries=libraries)
+    if recipe is not None and not problems and not infinite:
+        problems += also(recipe)
     if infinite:
         # One mistake is one error: what else is said of these keys follows from it.
         said = {each.key for each in infinite}

@@ -140,6 +140,7 @@ def _evaluation(summary: Summary) -> list[str]:
     recipe = summary.recipe
     prompts = _source_name(recipe.evaluate.prompts) if recipe.evaluate else "held-out prompts"
     note = f"On held-out prompts of {prompts}; in brackets 95 % bootstrap intervals over prompts."
+    note += " The gain is in score, over the first policy." if "gain" in names else ""
     return ["## Evaluation\n\n" + note + "\n\n" + _table(("policy", *names), rows)]
 
 

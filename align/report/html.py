@@ -11,7 +11,6 @@ from dataclasses import asdict
 from html import escape
 from pathlib import Path
 
-from align.recipe.load import resolved_yaml
 from align.records import Json
 from align.report.alarms import alarms
 from align.report.chart import line_chart
@@ -41,7 +40,7 @@ METRICS = (
     ("majority", "majority vote"),
     ("weighted_majority", "weighted vote"),
     ("score", "mean score"),
-    ("gain", "gain"),
+    ("gain", "gain in score"),
     ("kl", "KL (nats)"),
     ("tokens", "tokens"),
     ("distinct_2", "distinct bigrams"),
@@ -60,10 +59,11 @@ def write_report(summary: Summary) -> Path:
 def _data(summary: Summary) -> dict[str, object]:
     return {
         "finished": summary.finished,
+        "refused": summary.refused,
         "seconds": summary.seconds,
         "loop": loop_choices(summary.recipe),
         "verdict": asdict(summary.verdict),
-        "recipe": _strict(plain(summary.recipe)),
+        "recipe": None if summary.refused else _strict(plain(summary.recipe)),
         "policies": [asdict(point) for point in summary.points],
         "steps": [
             {
@@ -100,12 +100,13 @@ def _strict(value: Json) -> Json:
 
 def _page(summary: Summary) -> str:
     name = summary.recipe.run.name or summary.out.name
+    recipe = (summary.out / "recipe.yaml").read_text(encoding="utf-8", errors="replace")
     state = "finished" if summary.finished else "not finished"
+    state = "refused" if summary.refused else f"{state} &middot; seed {summary.recipe.run.seed}"
     body = [
         f"<h1>{escape(name)}</h1>",
-        f"<p class=dim>{escape(str(summary.out))} &middot; {state} &middot; {summary.seconds:.0f} "
-        "s of steps &middot; "
-        f"seed {summary.recipe.run.seed}</p>",
+        f"<p class=dim>{escape(str(summary.out))} &middot; {summary.seconds:.0f} s of steps "
+        f"&middot; {state}</p>",
         *(f"<p>{escape(line)}</p>" for line in _loop_lines(summary)),
         *(
             f"<p><b>warning</b> {escape(step.name)}: {escape(line)}</p>"
@@ -118,7 +119,7 @@ def _page(summary: Summary) -> str:
         diagnostics(summary),
         _steps(summary),
         "<h2>Recipe, fully resolved</h2>",
-        f"<pre>{escape(resolved_yaml(summary.recipe))}</pre>",
+        f"<pre>{escape(recipe)}</pre>",
     ]
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(name)}</title>"
@@ -128,9 +129,12 @@ def _page(summary: Summary) -> str:
 
 
 def _loop_lines(summary: Summary) -> list[str]:
-    """The loop's choices, why it ended early and what it results in."""
+    """Whether the recipe is refused, the loop's choices, why it ended early and what it results
+    in.
+    """
+    refused = [f"note: {summary.refused}"] if summary.refused else []
     line = loop_line(summary.recipe)
-    return ([f"loop: {line}"] if line else []) + summary.ending.splitlines()
+    return refused + ([f"loop: {line}"] if line else []) + summary.ending.splitlines()
 
 
 def _shown(points: Sequence[Point]) -> list[tuple[str, str]]:
@@ -186,8 +190,8 @@ def _policies(points: Sequence[Point]) -> str:
         cells += "".join(f"<td class=dim>{point.seconds.get(name, 0):.1f}</td>" for name in SECONDS)
         rows.append(f"<tr><td>{escape(point.name)}</td>{cells}</tr>")
     note = (
-        "Brackets: 95 % percentile bootstrap over prompts. The gain over the first policy is "
-        "paired by prompt; the KL is to the first policy, in nats a sequence."
+        "Brackets: 95 % percentile bootstrap over prompts. The gain in score over the first "
+        "policy is paired by prompt; the KL is to the first policy, in nats a sequence."
     )
     return f"<table><tr><th>policy</th>{head}</tr>{''.join(rows)}</table><p class=dim>{note}</p>"
 

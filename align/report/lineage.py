@@ -8,22 +8,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
-from align.recipe.load import load_recipe
 from align.records import Json
+from align.report.summary import Summary
 from align.stages.manifest import Manifest, read_manifest
-from align.stages.steps import Step, plan
-from align.stages.verdict import read_verdict
+from align.stages.steps import Step
 
 
-def lineage(out: Path, name: str) -> list[str]:
+def lineage(summary: Summary, name: str) -> list[str]:
     """Lines of a tree, each step once: what made it, when, with which content and key."""
-    recipe = load_recipe(out / "recipe.yaml", plugin_options=False)
-    steps = {step.name: step for step in plan(recipe, read_verdict(recipe, out))}
+    steps = {step.name: step for step, _ in summary.steps}
     if name not in steps:
         return []
     lines: list[str] = []
-    _follow(out, steps, name, "", "", set(), lines)
-    lines.append(f"recipe {out / 'recipe.yaml'}")
+    _follow(summary.out, steps, name, "", "", set(), lines)
+    lines.append(f"recipe {summary.out / 'recipe.yaml'}")
     return lines
 
 

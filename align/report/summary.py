@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from align.errors import RecipeError
 from align.recipe.load import load_recipe
 from align.recipe.sections import Recipe
 from align.records import Json
-from align.stages.manifest import Manifest, read_manifest
-from align.stages.step import Step, Verdict
+from align.stages.manifest import FILE_NAME, Manifest, read_manifest
+from align.stages.step import Kind, Step, Verdict
 from align.stages.steps import plan
 from align.stages.verdict import read_verdict
 
@@ -60,6 +61,10 @@ class Summary:
     steps: tuple[tuple[Step, Manifest | None], ...]
     points: tuple[Point, ...]
     verdict: Verdict
+    refused: str = ""
+    """Why today's rules refuse the recipe, in one line. Then `recipe` is an empty one and `steps`
+    are those that lie there: without a recipe nothing is known of others.
+    """
 
     @property
     def seconds(self) -> float:
@@ -93,7 +98,7 @@ class Summary:
     @property
     def finished(self) -> bool:
         """True when every step has its manifest."""
-        return all(manifest is not None for _, manifest in self.steps)
+        return not self.refused and all(manifest is not None for _, manifest in self.steps)
 
 
 def read_run(out: Path) -> Summary:
@@ -102,6 +107,25 @@ def read_run(out: Path) -> Summary:
     verdict = read_verdict(recipe, out)
     steps = tuple((step, read_manifest(out / step.name)) for step in plan(recipe, verdict))
     return Summary(out, recipe, steps, tuple(_points(steps)), verdict)
+
+
+def read_any_run(out: Path) -> Summary:
+    """The same; of a run whose recipe today's rules refuse, what its manifests alone tell."""
+    try:
+        return read_run(out)
+    except RecipeError as error:
+        others = len(error.errors) - 1
+        more = f" (and {others} more: align check {out / 'recipe.yaml'})" if others else ""
+        refused = (
+            "today's rules refuse the recipe, so only what is finished is shown: "
+            f"{error.errors[0]}{more}"
+        )
+    found = {path.parent: read_manifest(path.parent) for path in out.rglob(FILE_NAME)}
+    # In a folder of another name lies a cache's entry.
+    made = [one for folder, one in found.items() if one and folder == out / one.step]
+    made.sort(key=lambda one: (one.finished, one.step))
+    steps = tuple((Step(one.step, cast(Kind, one.kind)), one) for one in made)
+    return Summary(out, Recipe(), steps, tuple(_points(steps)), Verdict(), refused)
 
 
 def _points(steps: tuple[tuple[Step, Manifest | None], ...]) -> list[Point]:

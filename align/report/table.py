@@ -24,7 +24,9 @@ def _worth(summary: Summary) -> Table:
     parts = sorted({name for point in points for name in point.metrics if name.count("/") == 1})
     parts = [name for name in parts if name.startswith("score/")]
     parts = parts if len(parts) > 1 else []
-    table = _table("policy", f"{headline} [95 %]", *(["reward"] if verified else []), "gain [95 %]")
+    # A reward of 1 and -1 gains twice what pass@1 does: its unit stands above the gain.
+    scores = ["score"] if verified else []
+    table = _table("policy", f"{headline} [95 %]", *scores, "gain in score [95 %]")
     # Distinct bigrams tell of over-optimisation, which a verifier's reward does not invite.
     others = ["kl", "tokens", *([] if verified else ["distinct_2"])]
     for name in (*(part.removeprefix("score/") for part in parts), *others):

@@ -9,6 +9,7 @@ import torch
 
 from align.objectives.dpo import Dpo
 from align.ops.batch import PolicyBatch, PolicyOutputs
+from align.ops.pairs import NllNorm
 from align.ops.reduce import count_items, reduce, sum_metrics
 
 
@@ -147,8 +148,9 @@ def test_rpo_token_mean_is_over_the_chosen_tokens_of_the_step() -> None:
     counts = count_items(both)
     assert (counts.pair, counts.chosen_token) == (2, 10)
     plain = reduce(Dpo()(outputs, both), counts).item()
-    for norm, nll in (("token_mean", 2.7), ("sequence_mean", 2.75), ("sequence_sum", 13.5)):
-        loss = reduce(Dpo(loss="rpo", nll_norm=norm)(outputs, both), counts)  # type: ignore[arg-type]
+    norms: dict[NllNorm, float] = {"token_mean": 2.7, "sequence_mean": 2.75, "sequence_sum": 13.5}
+    for norm, nll in norms.items():
+        loss = reduce(Dpo(loss="rpo", nll_norm=norm)(outputs, both), counts)
         assert loss.item() == pytest.approx(plain + nll)
 
 

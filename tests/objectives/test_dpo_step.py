@@ -7,9 +7,10 @@ import math
 import pytest
 import torch
 
-from align.objectives.dpo import Dpo
+from align.objectives.dpo import Dpo, PairLoss
 from align.ops.batch import PolicyBatch, PolicyOutputs, StepSums
 from align.ops.reduce import count_items, reduce
+from tests.objectives.metrics import per_item
 from tests.objectives.pair_objectives import step_for
 
 POLICY = torch.tensor([[-12.0], [-15.0], [-9.0], [-9.5]]).double()
@@ -29,20 +30,20 @@ def two_pairs(rows: slice, step: StepSums | None = None) -> PolicyBatch:
 
 
 @pytest.mark.parametrize(("loss", "expected"), [("aot", 0.662077), ("aot_unpaired", 0.661178)])
-def test_aot_vectors(loss: str, expected: float) -> None:
+def test_aot_vectors(loss: PairLoss, expected: float) -> None:
     """aot: margins 3, .5 against the reference's 1.5, .7, already in order. aot_unpaired: u_w = 1,
     .2 against u_l = .4, -.5 in order.
     """
     batch = two_pairs(slice(None))
-    objective = Dpo(loss=loss)  # type: ignore[arg-type]
+    objective = Dpo(loss=loss)
     found = reduce(objective(PolicyOutputs(POLICY), batch), count_items(batch)).item()
     assert found == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("loss", ["aot", "aot_unpaired", "bco"])
-def test_pairs_one_by_one_give_the_gradient_of_the_sorted_batch(loss: str) -> None:
+def test_pairs_one_by_one_give_the_gradient_of_the_sorted_batch(loss: PairLoss) -> None:
     """Each pair alone, told the sums of the step, against the formula of the whole in one graph."""
-    objective = Dpo(loss=loss)  # type: ignore[arg-type]
+    objective = Dpo(loss=loss)
     whole = POLICY.clone().requires_grad_()
     u = (whole - REFERENCE).squeeze(-1)
     u_w, u_l = u[0::2], u[1::2]
@@ -68,7 +69,7 @@ def test_pairs_one_by_one_give_the_gradient_of_the_sorted_batch(loss: str) -> No
         grads.append(leaf.grad)
     assert total == pytest.approx(formula.mean().item(), abs=1e-12)
     assert whole.grad is not None
-    torch.testing.assert_close(torch.cat(grads), whole.grad)  # type: ignore[arg-type]
+    torch.testing.assert_close(torch.cat(grads), whole.grad)
 
 
 def test_aot_matches_ranks_and_not_pairs() -> None:
@@ -98,4 +99,4 @@ def test_a_pair_without_trained_tokens_moves_no_constant() -> None:
     )
     loss = Dpo(loss="bco")(PolicyOutputs(POLICY), batch)
     assert loss.terms[0].values.tolist() == pytest.approx([1.312700, 0.0], abs=1e-6)
-    assert math.isnan(loss.metrics["rewards/chosen"][1])  # type: ignore[index]
+    assert math.isnan(per_item(loss.metrics, "rewards/chosen")[1])

@@ -13,6 +13,7 @@ from align.objectives.regularisers import KlPenalty
 from align.ops.batch import PolicyBatch, PolicyOutputs
 from align.ops.reduce import count_items, reduce, sum_metrics
 from align.protocols import Objective
+from tests.objectives.metrics import per_item
 from tests.objectives.three_tokens import ThreeTokens
 
 
@@ -185,7 +186,7 @@ def test_off_policy_sequences_with_bad_rewards_are_dropped() -> None:
     objective = PpoClip(clip_low=0.9, off_policy_threshold=0.5)
     _, grad = differentiate(objective, outputs, batch)
     assert grad[0] == pytest.approx([-math.exp(-0.6) / 4] * 2) and grad[1] == [0, 0]
-    assert objective(outputs, batch).metrics["dropped_off_policy"].tolist() == [0, 1]  # type: ignore[union-attr]
+    assert per_item(objective(outputs, batch).metrics, "dropped_off_policy") == [0, 1]
 
 
 def test_correction_multiplies_after_the_clip() -> None:

@@ -120,7 +120,7 @@ def test_off_policy_k3_has_the_gradient_of_k2_sample_by_sample() -> None:
             sampling_logps=torch.tensor([[-1.25]]).double(),
             ref_logps=torch.tensor([[-1.5]]).double(),
         )
-        kl = KlPenalty(1.0, estimator, off_policy=True)  # type: ignore[arg-type]
+        kl = KlPenalty(1.0, estimator, off_policy=True)
         mask = torch.ones(1, 1).bool()
         found = regularise(PolicyOutputs(logps), batch, mask, kl, 0.0, "token_mean")
         found.terms[0].values.sum().backward()

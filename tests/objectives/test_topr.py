@@ -12,6 +12,8 @@ from torch import Tensor
 from align.objectives.topr import Topr
 from align.ops.batch import PolicyBatch, PolicyOutputs
 from align.ops.reduce import count_items, reduce, sum_metrics
+from align.ops.windows import RatioLevel
+from tests.objectives.metrics import per_item
 
 
 def reference_batch(tokens: int) -> tuple[PolicyOutputs, PolicyBatch]:
@@ -100,7 +102,7 @@ def test_gradient_is_that_of_the_tapered_objective(
 
 
 @pytest.mark.parametrize("level", ["sequence", "token", "geometric"])
-def test_ratio_on_policy_is_one_at_every_level(level: str) -> None:
+def test_ratio_on_policy_is_one_at_every_level(level: RatioLevel) -> None:
     """policy = sampler: plain REINFORCE, whose gradient is -A / N at every token."""
     logps = (-torch.rand(2, 3)).requires_grad_()
     batch = PolicyBatch(
@@ -108,11 +110,11 @@ def test_ratio_on_policy_is_one_at_every_level(level: str) -> None:
         sampling_logps=logps.detach().clone(),
         advantages=torch.tensor([2.0, -3.0]),
     )
-    loss = Topr(ratio_level=level)(PolicyOutputs(logps), batch)  # type: ignore[arg-type]
+    loss = Topr(ratio_level=level)(PolicyOutputs(logps), batch)
     reduce(loss, count_items(batch)).backward()
     assert logps.grad is not None
     torch.testing.assert_close(logps.grad, torch.tensor([[-1.0] * 3, [1.5] * 3]))
-    assert loss.metrics["log_ratio"].tolist() == [0, 0]  # type: ignore[union-attr]
+    assert per_item(loss.metrics, "log_ratio") == [0, 0]
 
 
 def test_a_missing_sampling_logp_counts_as_ratio_one() -> None:

@@ -20,6 +20,7 @@ from align.ops.windows import (
     sampler_log_ratios,
     weigh_tokens,
 )
+from tests.objectives.metrics import per_item
 
 
 @pytest.mark.parametrize(
@@ -79,8 +80,12 @@ def test_levels_keep_the_gradient_and_skip_padding() -> None:
     """Of [1, 3 | padding]: sum 4 with gradient 1 a token, mean 2 with gradient 1/2."""
     ratios = torch.tensor([[1.0, 3.0, 0.0]], requires_grad=True)
     mask = torch.tensor([[True, True, False]])
-    for level, value, slope in (("sequence", 4.0, 1.0), ("geometric", 2.0, 0.5)):
-        leveled = at_level(ratios, mask, level)  # type: ignore[arg-type]
+    levels: dict[RatioLevel, tuple[float, float]] = {
+        "sequence": (4.0, 1.0),
+        "geometric": (2.0, 0.5),
+    }
+    for level, (value, slope) in levels.items():
+        leveled = at_level(ratios, mask, level)
         assert leveled.tolist() == [[value] * 3]
         (grad,) = torch.autograd.grad(leveled[0, 0], ratios)
         assert grad.tolist() == [[slope, slope, 0.0]]
@@ -129,5 +134,5 @@ def test_ratio_metrics_by_level() -> None:
         }
     )
     whole = describe_ratios(ratios, mask, "sequence")
-    assert whole["ratio/mean"].tolist() == pytest.approx([1.0, 4.0])  # type: ignore[union-attr]
-    assert whole["ratio/sequence_max"].tolist() == pytest.approx([1.0, 4.0])  # type: ignore[union-attr]
+    assert per_item(whole, "ratio/mean") == pytest.approx([1.0, 4.0])
+    assert per_item(whole, "ratio/sequence_max") == pytest.approx([1.0, 4.0])

@@ -35,6 +35,7 @@ def test_front_matter_is_what_the_hub_reads(card: str) -> None:
 
 def test_evaluation_table_has_intervals_of_every_policy(card: str) -> None:
     assert "| policy | score | gain | kl |" in card
+    assert "intervals over prompts. The gain is in score, over the first policy.\n" in card
     assert "| start | 0.250 [0.200, 0.300] | - | 0.000 |" in card
     assert "| iter-000 | 0.500 [0.450, 0.550] | 0.250 [0.200, 0.310] | 1.250 |" in card
 

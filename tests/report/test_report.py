@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from align.cli import main
+from align.data.shards import write_part
+from align.records import Score
 from align.report.chart import line_chart
 from align.report.html import write_report
 from align.report.summary import Summary, read_run
@@ -41,10 +45,11 @@ MEASURED = {
 def made_up(tmp_path: Path) -> Summary:
     """A finished run: each step took 2 s."""
     (tmp_path / "recipe.yaml").write_text(RECIPE)
-    for step in plan(read_run(tmp_path).recipe):
+    for number, step in enumerate(plan(read_run(tmp_path).recipe)):
         measured = MEASURED[step.name.split("/")[0]] if step.kind == "evaluate" else {}
         metrics = {**measured, "pass@1": measured["score"]} if measured else {}
-        manifest = Manifest(step.name, step.kind, {}, "c0ffee", {"rows": 3}, metrics, 2.0, "2026")
+        when = f"2026-01-01T00:00:{number:02}"
+        manifest = Manifest(step.name, step.kind, {}, "c0ffee", {"rows": 3}, metrics, 2.0, when)
         write_manifest(tmp_path / step.name, manifest)
     return read_run(tmp_path)
 
@@ -59,6 +64,8 @@ def _text(summary: Summary) -> str:
 def test_the_tables_fit_80_columns_and_show_every_number(made_up: Summary) -> None:
     text = _text(made_up)
     assert "…" not in text
+    heads = "policy pass@1 [95 %] score gain in score [95 %] KL tokens"
+    assert " ".join(text.splitlines()[0].split()) == heads
     row = next(line for line in text.splitlines() if line.startswith("iter-000"))
     expected = "iter-000 0.500 [0.450, 0.550] 0.500 +0.250 [+0.200, +0.290] 1.50 -"
     assert " ".join(row.split()) == expected
@@ -95,6 +102,7 @@ def test_seconds_are_summed_by_kind(made_up: Summary) -> None:
 def test_the_page_holds_the_numbers_and_escapes_names(made_up: Summary) -> None:
     page = write_report(made_up).read_text()
     assert "0.500 <span class=dim>[0.450, 0.550]</span>" in page
+    assert "<th>gain in score</th>" in page
     assert "made-up &lt;b&gt;" in page and "<b>" not in page
     assert page.count("<svg") == 2, "pass@1 and score move; gain and KL have one point"
     report = json.loads((made_up.out / "report.json").read_text())
@@ -106,6 +114,44 @@ def test_an_unfinished_run_says_so(made_up: Summary) -> None:
     summary = read_run(made_up.out)
     assert not summary.finished
     assert "not finished" in write_report(summary).read_text()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("score: {", "skore: {", ":6: skore is not a key of a recipe; did you mean"),
+        ("iterations: 1}", "iterations: 2, patience: 0}", ":2: run.patience must be more than 0"),
+        ("iterations: 1}", "iterations: 1", ":3: YAML: "),
+        ("score: {name: exact_match}", "", ":7: pair needs"),
+    ],
+)
+def test_a_run_whose_recipe_is_refused_today_is_shown_all_the_same(
+    old: str, new: str, says: str, made_up: Summary, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By its manifests alone; a cache's entry inside the folder is no step of it."""
+    recipe = made_up.out / "recipe.yaml"
+    recipe.write_text(RECIPE.replace(old, new))
+    entry = Manifest("iter-000/samples", "generate", {}, "", {"rows": 77}, {}, 2.0, "2026")
+    write_manifest(made_up.out / "cache" / "generate" / "c0ffee", entry)
+    assert main(["show", str(made_up.out)]) == 0
+    refusal, *lines = capsys.readouterr().out.splitlines()
+    assert refusal.startswith("today's rules refuse the recipe, so only what is finished is shown:")
+    assert f"{recipe}{says}" in refusal
+    shown = {line.split()[0] for line in lines if "3 rows" in line}
+    assert shown == {step.name for step, _ in made_up.steps}
+    assert any("iter-000  0.500 [0.450, 0.550]" in line for line in lines)
+    assert "77" not in "".join(lines)
+    assert main(["report", str(made_up.out)]) == 0
+    assert refusal in capsys.readouterr().out
+    page = (made_up.out / "report.html").read_text()
+    assert escape(refusal) in page and escape(recipe.read_text()) in page
+    report = json.loads((made_up.out / "report.json").read_text())
+    assert report["refused"] == refusal and report["recipe"] is None
+    assert [point["name"] for point in report["policies"]] == ["start", "iter-000"]
+    write_part(made_up.out / "iter-000" / "scores", 0, [Score("s0", 1.0)], Score)
+    assert main(["show", str(made_up.out), "--id", "s0"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == refusal
+    assert main(["run", str(recipe), "--out", str(made_up.out)]) == 2
 
 
 def test_chart_puts_the_larger_value_higher() -> None:

@@ -61,10 +61,10 @@ def test_a_name_that_is_no_step_is_told_the_nearest(name: str, hint: str) -> Non
 
 def test_nothing_is_deleted_where_another_step_refuses(tmp_path: Path) -> None:
     """The prompts were made with another limit; the scores that `--redo` names must survive."""
-    prompts = {"name": "addition", "digits": 1, "limit": 4}
-    sampled = {"prompts": prompts, "generate": {"name": "stored", "path": "org/a"}}
-    recipe = Recipe.model_validate(sampled | {"score": {"name": "length"}})
-    run = RunFolder(recipe, tmp_path)
+    prompts: dict[str, object] = {"name": "addition", "digits": 1, "limit": 4}
+    scored = {"generate": {"name": "stored", "path": "org/a"}, "score": {"name": "length"}}
+    run = RunFolder(Recipe.model_validate({"prompts": prompts, **scored}), tmp_path)
+    other = Recipe.model_validate({"prompts": {**prompts, "limit": 5}, **scored})
     for step in run.steps():
         folder = run.folder(step.name)
         write_part(folder, 0, [Score("s", 1.0)], Score)
@@ -72,7 +72,6 @@ def test_nothing_is_deleted_where_another_step_refuses(tmp_path: Path) -> None:
         write_manifest(
             folder, Manifest(step.name, step.kind, key, content_of(folder), {}, {}, 1.0, "")
         )
-    other = recipe.model_copy(update={"prompts": recipe.prompts.model_copy(update={"limit": 5})})  # type: ignore[union-attr]
     launch, screen = Launch(tmp_path / "unused.yaml"), RichScreen(Console())
     for redo in (["iter-000/scores"], []):
         with pytest.raises(InputsChanged, match=r"iter-000/prompts .*limit \(4 -> 5\)"):

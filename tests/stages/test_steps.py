@@ -7,7 +7,7 @@ import pytest
 from align.recipe.sections import Recipe
 from align.stages.steps import Step, plan
 
-ONLINE = {
+ONLINE: dict[str, dict[str, object]] = {
     "run": {"iterations": 2},
     "policy": {"path": "org/sft"},
     "prompts": {"path": "org/prompts", "per_iteration": 8},
@@ -64,18 +64,16 @@ def test_online_plan_is_in_order_and_every_input_exists() -> None:
     ],
 )
 def test_reference_of_the_second_iteration(reference: object, expected: str) -> None:
-    train = {**ONLINE["train"], "reference": reference}  # type: ignore[dict-item]
+    train = {**ONLINE["train"], "reference": reference}
     steps = _plan(train=train)
     assert steps["iter-000/checkpoint"].inputs["reference"] == "path:org/sft"
     assert steps["iter-001/checkpoint"].inputs["reference"] == expected
 
 
 def test_history_window_adds_earlier_rows() -> None:
-    # type: ignore[dict-item]
     steps = _plan(run={"iterations": 3}, train={**ONLINE["train"], "history": {"window": 2}})
     roles = {role for role in steps["iter-002/checkpoint"].inputs if role.startswith("pairs")}
     assert roles == {"pairs", "pairs:iter-001"}
-    # type: ignore[dict-item]
     everything = _plan(run={"iterations": 3}, train={**ONLINE["train"], "history": "all"})
     roles = {role for role in everything["iter-002/checkpoint"].inputs if role.startswith("pairs")}
     assert roles == {"pairs", "pairs:iter-000", "pairs:iter-001"}
@@ -129,7 +127,7 @@ def test_generation_only_and_human_preferences() -> None:
     only = _plan(train=None, pair=None, score=None, evaluate=None, run={})
     assert list(only) == ["iter-000/prompts", "iter-000/samples"]
     human = _plan(
-        train={**ONLINE["train"], "data": {"path": "org/prefs"}},  # type: ignore[dict-item]
+        train={**ONLINE["train"], "data": {"path": "org/prefs"}},
         prompts=None,
         generate=None,
         score=None,
