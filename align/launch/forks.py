@@ -50,12 +50,23 @@ def main() -> int:
     # forks share, a third of a second each.
     atexit.register(lambda: _leave(status[0]))
     orders = socket.socket(fileno=os.dup(0))
+    environment = dict(os.environ)
     for name in IMPORTED:
         importlib.import_module(name)
     gc.freeze()  # the collector would copy them too
     order = _serve(orders)
-    status[0] = 0 if order is None else _run(_become(order))
-    return status[0]
+    if order is not None:
+        # Some libraries set variables when they are imported, which others read: TRL silences vLLM.
+        os.environ.clear()
+        os.environ.update(environment | order.environment)
+        module = _become(order)
+        try:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            status[0] = end.code if isinstance(end.code, int) else int(end.code is not None)
+            raise
+    status[0] = 0
+    return 0
 
 
 def _serve(orders: socket.socket) -> Order | None:
@@ -96,7 +107,6 @@ def _become(order: Order) -> str:
         os.dup2(theirs, ours)
     os.close(stdin)
     os.close(log)
-    os.environ.update(order.environment)
     words = list(order.argv[2:])
     if words[0] == "accelerate.commands.launch":
         words = _launched(words[1:])
@@ -104,14 +114,6 @@ def _become(order: Order) -> str:
         words += ["--reply", str(descriptor)]
     sys.argv = words
     return words[0]
-
-
-def _run(module: str) -> int:
-    try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
-    return 0
 
 
 def _leave(status: int) -> None:
@@ -134,8 +136,8 @@ def _launched(words: Sequence[str]) -> list[str]:
     asked, _, _ = _validate_launch_command(launch_command_parser().parse_args(words))
     if asked.multi_gpu:  # through torchrun, on the CPU too
         os.environ.update(prepare_multi_gpu_env(asked))
-        rank = dict.fromkeys(("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK"), "0")
-        size = dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"), "1")
+        rank = {f"{of}RANK": "0" for of in ("", "LOCAL_", "GROUP_", "ROLE_")}
+        size = {f"{of}WORLD_SIZE": "1" for of in ("", "LOCAL_", "GROUP_", "ROLE_")}
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(asked.main_process_port)}
         os.environ.update(rank | size | address)
     else:

@@ -52,7 +52,8 @@ def commands(run: RunFolder, steps: Sequence[Step], launch: Launch) -> list[Comm
         return [Command((*_accelerate(launch), "-m", *words), log, _network(launch), forks=forks)]
     python = _python(step)
     environment = {} if python == sys.executable else {"PYTHONPATH": str(Path(__file__).parents[2])}
-    forks = may_fork(run) and "vllm" not in [one["name"] for one in _samplers(step)]
+    engines = any(one["name"] == "vllm" for one in _samplers(step))
+    forks = may_fork(run) and python == sys.executable and not engines
     if step.kind not in SHARDED_KINDS:
         return [Command((python, "-m", *words), log, environment, forks=forks)]
     devices = visible_devices()

@@ -75,6 +75,23 @@ def test_a_second_run_does_nothing(
     assert {path: path.stat().st_mtime_ns for path in out.rglob("manifest.json")} == before
 
 
+def test_processes_of_their_own_make_what_forks_made(
+    small_run: tuple[Path, str], small_recipe: Path, run_align: Callable[..., str], tmp_path: Path
+) -> None:
+    """The small run forked its stages; a kind of each is made again in a fresh process."""
+    assert (small_run[0] / "logs" / "forks.log").is_file()
+    out = tmp_path / "fresh"
+    shutil.copytree(small_run[0], out)
+    (out / "logs" / "forks.log").unlink()
+    made = ["policy", "sft", "iter-000/checkpoint", "iter-001/scores", "iter-001/eval/summary"]
+    for step in made:
+        (out / step / "manifest.json").unlink()
+    output = run_align("run", small_recipe, "--out", out, "--set", "run.fork=false")
+    assert [line.split()[1] for line in output.splitlines() if line.startswith("done ")] == made
+    assert contents(out) == contents(small_run[0])
+    assert not (out / "logs" / "forks.log").exists()
+
+
 def test_changed_inputs_are_refused_with_both_remedies(
     small_run: tuple[Path, str], small_recipe: Path, run_align: Callable[..., str]
 ) -> None:
