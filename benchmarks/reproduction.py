@@ -24,9 +24,10 @@ from pathlib import Path
 from comparing import RECIPES, Arm, Line, Setting, Study, Task, chosen, is_of
 from recording import RESULTS
 from tables import table
-from warm import import_everything, run_warm
+from warm import run_warm
 
 from align.data.shards import read_records
+from align.launch.forks import import_libraries
 from align.records import Sample, Score
 from align.report.summary import read_run
 
@@ -204,7 +205,7 @@ def main(
     if not options.only_table:
         if options.task == "stories" and not options.lexicon.is_file():
             parser.error(f"{options.lexicon} is not there: give --{' --'.join(STORIES)}")
-        import_everything()
+        import_libraries()
     for part in wanted:
         study = parts[part](options.base)
         options.budget = total - (time.monotonic() - began) / 60

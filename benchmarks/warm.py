@@ -1,8 +1,7 @@
-"""Runs of recipes in forks of a process that has imported everything.
+"""Many runs of recipes from one process that has imported the libraries.
 
-`align run` starts a process for each stage, and where a stage has a second of work most of the time
-is the imports of torch, transformers and TRL. Here one process imports them and forks a child for
-each run, which calls the same bodies in the same order and gives the same content (both are
+`align run` imports them for each run, and forks its stages. Here they are imported once, and each
+run is one fork that calls the same bodies in the same order and gives the same content (both are
 measured by `python benchmarks/warm.py RECIPE [KEY=VALUE ...]`).
 """
 
@@ -25,6 +24,7 @@ from rich.console import Console
 
 from align.errors import NumericsError
 from align.launch import init
+from align.launch.forks import import_libraries
 from align.recipe.load import load_recipe
 from align.report.screen import RichScreen
 from align.stages.commands import Launch
@@ -36,21 +36,8 @@ from align.stages.manifest import read_manifest
 from align.stages.run import run_recipe
 from align.stages.step import Step
 
-IMPORTED = (
-    *("policy", "policy_trainer", "sft", "reward"),
-    *("batches", "fixed_logps", "usable", "trl_dpo"),
-)
-"""Modules of `align.training` that the stages import when they begin."""
 COLLAPSED = 3
 """Exit status of a child whose run met a `NumericsError`."""
-
-
-def import_everything() -> None:
-    """What the children share."""
-    for name in IMPORTED:
-        importlib.import_module(f"align.training.{name}")
-    for name in ("inference.decode", "rewards.classifier", "stages.divergence", "data.human"):
-        importlib.import_module(f"align.{name}")
 
 
 def run_warm(
@@ -123,7 +110,7 @@ def compare(recipe: Path, settings: Sequence[str]) -> bool:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         seconds = {"align run": time.monotonic() - began}
         began = time.monotonic()
-        import_everything()
+        import_libraries()
         seconds["imports, once"] = time.monotonic() - began
         began = time.monotonic()
         run_warm(recipe, settings, warm)

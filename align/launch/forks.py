@@ -51,8 +51,7 @@ def main() -> int:
     atexit.register(lambda: _leave(status[0]))
     orders = socket.socket(fileno=os.dup(0))
     environment = dict(os.environ)
-    for name in IMPORTED:
-        importlib.import_module(name)
+    import_libraries()
     gc.freeze()  # the collector would copy them too
     order = _serve(orders)
     if order is not None:
@@ -67,6 +66,12 @@ def main() -> int:
             raise
     status[0] = 0
     return 0
+
+
+def import_libraries() -> None:
+    """What forks share."""
+    for name in IMPORTED:
+        importlib.import_module(name)
 
 
 def _serve(orders: socket.socket) -> Order | None:

@@ -17,6 +17,8 @@ from align.resources import accelerate_config
 from align.stages.children import Command, Process, start, stop
 from align.stages.forks import Forks
 
+pytestmark = pytest.mark.distributed
+
 SHOWN = """
 import json, os, stat, sys
 import align.launch, torch
