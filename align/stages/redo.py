@@ -17,7 +17,8 @@ class Redo:
     named: frozenset[str] = frozenset()
     """Those that the user asked for: made, never taken from `run.cache`."""
     gone: frozenset[str] = frozenset()
-    """Those, and all that read them, directly or not: deleted."""
+    """Those, and all that follow from them: what reads them, directly or not, and later verdicts of
+    `run.stop`, since a loop that goes on or ends otherwise was judged anew. Deleted."""
 
 
 def steps_to_redo(steps: Sequence[Step], names: Sequence[str]) -> Redo:
@@ -27,10 +28,13 @@ def steps_to_redo(steps: Sequence[Step], names: Sequence[str]) -> Redo:
     steps, where it is none of them.
     """
     named = frozenset(one for name in names for one in _matches(steps, name))
-    gone = set(named)
+    gone, is_judged_anew = set(named), False
     for step in steps:
-        if any(source.removeprefix("step:") in gone for source in step.inputs.values()):
+        is_verdict = step.kind == "stop"
+        reads = any(source.removeprefix("step:") in gone for source in step.inputs.values())
+        if reads or (is_verdict and is_judged_anew):
             gone.add(step.name)
+        is_judged_anew |= is_verdict and step.name in gone
     return Redo(named, frozenset(gone))
 
 

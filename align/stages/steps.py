@@ -74,7 +74,7 @@ class _Planner:
             only_reward = recipe.reward is not None and not self.final and recipe.sft is None
             result = self.reward_model if only_reward else self.final or self.initial
             # Where no policy that was trained here is kept, there is nothing to publish.
-            if self.verdict.kept is None or (result or "").startswith("step:"):
+            if self.verdict.kept != "start" or recipe.sft is not None:
                 yield Step("publish", "publish", {"model": result or ""}, plain(recipe.publish))
 
     def _reward(self, reward: Reward) -> Iterator[Step]:

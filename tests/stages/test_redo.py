@@ -25,6 +25,8 @@ STEPS = [
     Step("iter-000/samples", "generate", {"prompts": "step:iter-000/prompts"}),
     Step("iter-000/scores", "score", {"samples": "step:iter-000/samples"}),
     Step("iter-000/eval/scores", "score", {"prompts": "step:eval-prompts"}),
+    Step("iter-000/stop", "stop"),
+    Step("iter-001/stop", "stop"),
 ]
 
 
@@ -35,6 +37,8 @@ STEPS = [
         (["iter-000/samples"], {"iter-000/samples"}, {"iter-000/scores"}),
         (["iter-000/eval/"], {"iter-000/eval/scores"}, set()),
         (["score"], {"iter-000/scores", "iter-000/eval/scores"}, set()),
+        (["iter-000/stop"], {"iter-000/stop"}, {"iter-001/stop"}),
+        (["iter-001/stop"], {"iter-001/stop"}, set()),
     ],
 )
 def test_a_step_goes_with_all_that_read_it(

@@ -127,8 +127,22 @@ def test_a_stop_shortens_the_plan_and_publishes_what_is_kept(tmp_path: Path) -> 
     assert left[-1].inputs == {"model": "step:iter-000/checkpoint"}
     more = _recipe(run={"iterations": 9, "stop": {"held_out_falls": 1}})
     assert plan(more, read_verdict(more, tmp_path)) == left
-    kept_start = Verdict(0, "start", "enough")
-    assert all(step.kind != "publish" for step in plan(recipe, kept_start))
+
+
+@pytest.mark.parametrize("sft", [None, {"data": {"path": "org/e"}}])
+@pytest.mark.parametrize(
+    "policy",
+    [{"path": "org/a"}, {"config": {"model_type": "llama"}, "tokenizer": {"path": "org/a"}}],
+)
+def test_a_policy_that_no_step_trained_is_not_published(
+    policy: dict[str, Json], sft: dict[str, Json] | None
+) -> None:
+    """Nor is one of random weights that the run made itself."""
+    recipe = _recipe(policy=policy, sft=sft)
+    published = [
+        s.inputs for s in plan(recipe, Verdict(0, "start", "enough")) if s.kind == "publish"
+    ]
+    assert published == ([] if sft is None else [{"model": "step:sft"}])
 
 
 def test_a_gate_comes_before_the_next_iteration_is_sampled() -> None:
