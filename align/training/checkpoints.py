@@ -22,7 +22,9 @@ from transformers import (
 )
 
 from align.data.fingerprint import local_folder
+from align.data.splits import is_note
 from align.errors import RecipeError, StageError
+from align.inference.probe import FILE_NAME as PROBE_NAME
 from align.models import DTYPES, load_causal
 from align.recipe.sections import Options, Policy
 from align.records import WeightsRef
@@ -189,7 +191,7 @@ def save_model(
 
 def ema_weights(previous: WeightsRef, new: WeightsRef, decay: float, folder: Path) -> WeightsRef:
     """Writes `decay * previous + (1 - decay) * new` into `folder` and returns it; tensor by tensor
-    in float32.
+    in float32. What a stage noted beside `new`, its manifest and probe say, is true of that alone.
 
     Raises `StageError` where the two are not of one shape or have different bases.
     """
@@ -215,6 +217,8 @@ def ema_weights(previous: WeightsRef, new: WeightsRef, decay: float, folder: Pat
             path.is_file()
             and path.suffix in (".json", ".jinja", ".txt", ".model")
             and "index" not in path.name
+            and path.name != PROBE_NAME
+            and not is_note(path)
         ):
             shutil.copyfile(path, folder / path.name)
     mean = {

@@ -106,6 +106,7 @@ def test_average_reference_and_replayed_window(run_loop: Run, tiny_llama: Path) 
         found = weights(folder(f"iter-{i:03d}/reference"))
         gaps = [float((found[name] - average[name]).abs().max()) for name in average]
         assert max(gaps) < 1e-6
+        assert facts(run, f"iter-{i:03d}/reference") == ({}, {}), "the policy's are not its own"
     kls = [facts(run, f"iter-{i:03d}/eval/summary")[1]["kl"]["mean"] for i in range(3)]
     assert all(kl > 0.01 for kl in kls), "to the first policy, after every iteration"
 
@@ -286,7 +287,7 @@ def test_kl_budget_ends_the_loop_and_keeps_the_policy_before(run_loop: Run, tmp_
     }
     with pytest.raises(InputsChanged, match=r"section\.kl .*--redo iter-000/stop"):
         run_loop(**higher)
-    on, _ = run_loop(redo=["stop"], **higher)
+    on, _ = run_loop(redo=["iter-000/stop"], **higher)  # as the refusal says
     assert facts(on, "iter-002/stop")[0]["stopped"] == 0
     assert facts(on, "publish")[1]["step"] == "iter-002/checkpoint", "the new verdict's"
     assert on.content("step:iter-002/checkpoint") == whole.content("step:iter-002/checkpoint")

@@ -80,6 +80,18 @@ def test_ema_weights_is_the_weighted_mean(tmp_path: Path) -> None:
     assert (tmp_path / "c" / "config.json").is_file()
 
 
+def test_ema_weights_takes_no_word_of_the_policy_for_its_own(tmp_path: Path) -> None:
+    """A policy's manifest would make the average a finished step before its weights are there, and
+    its probe would tell samplers that they do not hold the average's weights.
+    """
+    new = weights(tmp_path / "b", [3, -2])
+    for name in ("manifest.json", "result.json", "probe.json", "tokenizer.json"):
+        (tmp_path / "b" / name).write_text("{}")
+    ema_weights(weights(tmp_path / "a", [1, 2]), new, 0.6, tmp_path / "c")
+    found = {path.name for path in (tmp_path / "c").iterdir()}
+    assert found == {"config.json", "model.safetensors", "tokenizer.json"}
+
+
 def test_ema_weights_of_one_model_is_that_model(tiny_llama: Path, tmp_path: Path) -> None:
     one = WeightsRef(str(tiny_llama))
     mean = load_causal(ema_weights(one, one, 0.5, tmp_path / "mean"))
