@@ -7,17 +7,12 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, Task, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 from align.progress import State
 from align.report.alarms import alarms
@@ -50,37 +45,27 @@ class RichScreen:
         if self._console.is_terminal:
             self._live = Progress(
                 TextColumn("{task.description}"),
-                BarColumn(bar_width=30),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                TextColumn("[dim]{task.fields[note]}[/dim]"),
+                BarColumn(bar_width=30),  # the only one that may wrap: a narrow screen squeezes it
+                TimeElapsedColumn(table_column=Column(no_wrap=True)),
+                TextColumn("{task.fields[facts]}"),
                 console=self._console,
                 transient=True,
             )
             self._live.start()
-            self._live.add_task(
-                " + ".join(step.name for step in steps), total=None, rate="", note="starting"
-            )
+            self._live.add_task(_names(steps), total=None, facts="starting")
 
     def progress(self, steps: Sequence[Step], state: State | None) -> None:
         """Moves the bar to what the step last wrote."""
         if self._live is None or state is None:
             return
         task = self._live.tasks[0]
-        elapsed = max(time.time() - state.started, 1e-6)
         self._live.update(
             task.id,
-            description=f"{' + '.join(step.name for step in steps)} [cyan]{state.label}[/cyan]",
+            description=f"{_names(steps)} [cyan]{state.label}[/cyan]",
             completed=state.done,
             total=state.total,
-            rate=f"{state.done / elapsed:,.1f} {state.unit}/s",
-            note=f"{state.tokens_per_second:,.0f} tokens/s"
-            if state.tokens_per_second
-            else state.note,
         )
+        self._live.update(task.id, facts="  ".join(_facts(state, task)))
 
     def say(self, text: str) -> None:
         """A line beside the bar."""
@@ -122,3 +107,20 @@ class RichScreen:
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+
+def _names(steps: Sequence[Step]) -> str:
+    """The first of them, and how many more one command makes."""
+    return steps[0].name + (f" +{len(steps) - 1}" if len(steps) > 1 else "")
+
+
+def _facts(state: State, task: Task) -> list[str]:
+    """How far a step is, what matters most first: a screen of 80 columns cuts the rest."""
+    found = [f"{state.done:,.0f}/{'?' if state.total is None else f'{state.total:,.0f}'}"]
+    if task.time_remaining is not None:
+        found.append(f"{timedelta(seconds=int(task.time_remaining))} left")
+    if state.tokens_per_second:
+        found.append(f"{state.tokens_per_second:,.0f} tokens/s")
+    elapsed = max(time.time() - state.started, 1e-6)
+    found.append(f"{state.done / elapsed:,.1f} {state.unit}/s")
+    return [*found, f"[dim]{escape(state.note)}[/dim]"] if state.note else found
