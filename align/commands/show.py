@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 from rich.console import Console
 from rich.markup import escape
@@ -15,7 +16,7 @@ from rich.text import Text
 from align.data.shards import SCHEMAS, parts, read_part
 from align.errors import InputError
 from align.progress import read_state
-from align.records import Judgement, Pair, Prompt, Sample, Score
+from align.records import Json, Judgement, Pair, Prompt, Sample, Score, canonical_json
 from align.report.console import make_console
 from align.report.lineage import lineage
 from align.report.summary import read_any_run
@@ -94,6 +95,8 @@ def _show_step(console: Console, path: Path, rows: int) -> None:
         for record in _records(file)[: rows - shown]:
             console.print(_row(record))
             shown += 1
+    if manifest is not None and path.is_dir():
+        _print_lineage(console, path, [manifest.step])
 
 
 def _records(path: Path) -> Sequence[Record]:
@@ -123,32 +126,60 @@ def _trace(console: Console, path: Path, identity: str) -> None:
     """Every row of a run that carries an id, and what the steps that made them were made from, back
     to the recipe and the weights.
     """
+    if not path.exists():
+        raise InputError(f"{path} is not there")
     found = 0
     steps: list[str] = []
-    for file in sorted(path.rglob("part-*.parquet")):
+    files = [path] if path.is_file() else sorted(path.rglob("part-*.parquet"))
+    for file in files:
         for record in _records(file):
             if identity in _identities(record):
                 manifest = _owner(file, path)
-                console.print(f"[bold]{escape(str(file.relative_to(path)))}[/bold]")
+                console.print(
+                    f"[bold]{escape(str(file.relative_to(path) if path.is_dir() else file))}[/bold]"
+                )
                 if manifest is not None and manifest.step not in steps:
                     steps.append(manifest.step)
                 console.print(_row(record))
+                if isinstance(record, Sample) and (sampler := _sampler(record, manifest)):
+                    line = f"drawn by {sampler}"
+                    console.print(line, highlight=False, markup=False, soft_wrap=True)
                 console.print()
                 found += 1
     if not found:
         raise InputError(f"no row under {path} carries the id {identity}")
-    out = next((one for one in (path, *path.parents) if (one / "recipe.yaml").is_file()), None)
-    if out is not None and steps:
-        # The last of them in the order of the run read all the others.
-        summary = read_any_run(out)
-        if summary.refused:
-            console.print(summary.refused, highlight=False, markup=False, soft_wrap=True)
-            return
-        order = [step.name for step, _ in summary.steps]
-        last = max((name for name in steps if name in order), key=order.index, default=None)
+    _print_lineage(console, path, steps)
+
+
+def _print_lineage(console: Console, path: Path, names: Sequence[str]) -> None:
+    """What the last of these steps was made from; nothing outside of a run."""
+    top = path.resolve()
+    out = next((one for one in (top, *top.parents) if (one / "recipe.yaml").is_file()), None)
+    if out is None:
+        return
+    summary = read_any_run(out)
+    if summary.refused:
+        console.print(summary.refused, highlight=False, markup=False, soft_wrap=True)
+        return
+    # The last of them in the order of the run read all the others.
+    order = [step.name for step, _ in summary.steps]
+    last = max((name for name in names if name in order), key=order.index, default=None)
+    if last is not None:
         console.print("[bold]made from[/bold]")
-        for line in lineage(summary, last) if last else ():
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+    for line in lineage(summary, last) if last is not None else ():
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _sampler(sample: Sample, manifest: Manifest | None) -> str:
+    """The settings that drew a sample, `policy` among them: of several samplers each signs its
+    own. Empty where a step of ours did not.
+    """
+    section = cast("Mapping[str, Json]", manifest.key.get("section", {}) if manifest else {})
+    samplers = cast("Sequence[Json]", section.get("samplers", ()))
+    number = sample.meta.get("sampler", 0) if isinstance(sample.meta, Mapping) else 0
+    if not isinstance(number, int) or number >= len(samplers):
+        return ""
+    return canonical_json(samplers[number])
 
 
 def _owner(file: Path, top: Path) -> Manifest | None:
