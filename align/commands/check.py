@@ -13,6 +13,7 @@ from align.commands.local_data import data_problems
 from align.commands.plan import make_plan
 from align.errors import AlignError
 from align.recipe.load import load_recipe
+from align.report.choices import loop_line
 
 
 def main(args: argparse.Namespace) -> int:
@@ -37,6 +38,8 @@ def _check(path: str, overrides: list[str]) -> None:
     for step in plan.steps:
         table.add_row(Text(step.name), Text(step.reads), Text(step.writes))
     console.print(table)
+    if loop := loop_line(recipe):
+        console.print(Text(f"loop: {loop}"))
     for line in plan.estimates:
         console.print(Text(line))
     for line in plan.unset:

@@ -17,6 +17,7 @@ from align.data.shards import SCHEMAS, parts, read_part
 from align.errors import InputError
 from align.progress import read_state
 from align.records import Json, Judgement, Pair, Prompt, Sample, Score, canonical_json
+from align.report.choices import loop_line
 from align.report.console import make_console
 from align.report.lineage import lineage
 from align.report.summary import read_any_run
@@ -67,6 +68,8 @@ def _show_run(console: Console, out: Path) -> None:
                 step.name, f"{manifest.seconds:.1f} s", facts, f"[dim]{manifest.content[:12]}[/dim]"
             )
     console.print(table)
+    if loop := loop_line(summary.recipe):
+        console.print(f"loop   {loop}", highlight=False, markup=False, soft_wrap=True)
     if summary.points:
         console.print()
         for table in closing_tables(summary):

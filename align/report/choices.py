@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from align.recipe.sections import Ema, Generate, Prompts, Recipe, Train, Window
+from align.recipe.sections import Ema, Evaluate, Generate, Plugin, Prompts, Recipe, Train, Window
+
+_TELLING = ("loss", "label_smoothing", "beta", "keep", "between", "length_penalty", "min_margin")
+"""Options of rules and objectives about which accounts of one method differ."""
 
 
 def loop_choices(recipe: Recipe) -> dict[str, str]:
@@ -16,10 +19,14 @@ def loop_choices(recipe: Recipe) -> dict[str, str]:
         "prompts": _prompts(recipe.prompts),
         "samples": " + ".join(_sampler(one) for one in several),
     }
+    if recipe.select is not None:
+        found["selection"] = _rule(recipe.select)
     if recipe.pair is not None:
         drop = recipe.pair.drop_quantile
-        found["pairs"] = recipe.pair.name + ("" if drop is None else f", lowest {drop:g} dropped")
-    found |= {"init": train.init, "reference": _reference(train), "history": _history(train)}
+        found["pairs"] = _rule(recipe.pair) + ("" if drop is None else f", lowest {drop:g} dropped")
+    found |= {"objective": _rule(train.objective), "init": train.init}
+    found |= {"reference": _reference(train), "history": _history(train)}
+    found["KL to the first policy"] = _divergence(recipe.evaluate)
     stop = recipe.run.stop
     if stop is not None:
         bounds = stop.model_dump(exclude_none=True)
@@ -59,6 +66,17 @@ def _sampler(sampler: Generate) -> str:
     if sampler.share is not None:
         words.append(f"for {sampler.share:g} of prompts")
     return " ".join(words)
+
+
+def _rule(rule: Plugin) -> str:
+    options = {name: rule.options.get(name) for name in _TELLING}
+    return ", ".join([rule.name, *(f"{name} {said}" for name, said in options.items() if said)])
+
+
+def _divergence(evaluate: Evaluate | None) -> str:
+    if evaluate is None:
+        return "not measured without evaluate"
+    return "on held-out samples" if evaluate.kl else "not measured"
 
 
 def _reference(train: Train) -> str:

@@ -279,6 +279,7 @@ def test_command_prints_the_plan(
     text = capsys.readouterr().out
     assert text.splitlines()[0] == f"{path} is valid: run my-run, seed 0"
     assert "160,000 samples (20,000 x 8)" in text
+    assert "\nloop: 3 iterations; prompts disjoint, 20,000 each; " in text
     assert "parameters" in text and "memory to train: " in text
     assert "storage for models: " in text and "(3 kept)" in text
     # 3 iterations x 20,000 prompts x (6 x 1024 + 2 x 256) tokens x 16 bytes = 6.4 GB.

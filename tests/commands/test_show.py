@@ -100,3 +100,8 @@ def test_a_checkpoint_says_what_it_was_made_from(
     assert lines[first + 2] == "  policy: org/sft, content 0123456789abcdef"
     assert "  samples: iter-000/samples (generate, 2026, content c0ffee)" in lines
     assert lines[-1] == f"recipe {mixed / 'recipe.yaml'}"
+
+
+def test_a_run_says_what_its_loop_chose(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", str(mixed)]) == 0
+    assert "\nloop   1 iteration; prompts disjoint, all in equal parts; " in capsys.readouterr().out
