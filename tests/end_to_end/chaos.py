@@ -1,6 +1,6 @@
 """A run that is killed again and again, and an undisturbed one to compare it with.
 
-    python -m tests.end_to_end.chaos --out /tmp/chaos             # 31 kills; prints the table
+    python -m tests.end_to_end.chaos --out /tmp/chaos             # 35 kills; prints the table
     python -m tests.end_to_end.chaos --out /tmp/chaos --seed 1 --save benchmarks/results/chaos.md
 
 Every kill is SIGKILL, of `align run` alone (its children must notice) or of its whole tree at once,
@@ -34,14 +34,23 @@ sft:
   global_batch_size: 16
   max_length: 16
   args: {learning_rate: 1.0e-2, max_steps: 48, save_steps: 8}
+reward:
+  data:
+    prompts: {name: addition, digits: 1, split: prompts}
+    generate: {name: vllm, n: 4, temperature: 1.0, max_new_tokens: 5}
+    score: {name: length}
+    pair: {name: max_min, truncated: keep}
+  global_batch_size: 8
+  max_length: 16
+  args: {learning_rate: 1.0e-3, max_steps: 24, save_steps: 4}
 prompts: {name: addition, digits: 2, split: prompts, per_iteration: 600}
 generate: {name: vllm, n: 4, temperature: 1.0, max_new_tokens: 5}
-score: {name: length}
+score: {name: reward_model}
 select: {name: best_of_n, keep: 3}
 pair: {name: max_min, truncated: keep}
 train:
   objective: {name: dpo, loss: sigmoid, beta: 1.0}
-  reference: previous
+  reference: {ema: 0.5}
   global_batch_size: 8
   args: {learning_rate: 1.0e-3, max_steps: 24, save_steps: 4}
 evaluate:
@@ -52,12 +61,7 @@ evaluate:
 """Its 600 prompts are three shards an iteration."""
 
 
-TRAINING = (
-    ("scores", "moment"),
-    ("checkpoint", "checkpoint"),
-    ("checkpoint", "moment"),
-    ("checkpoint", "moment"),
-)
+TRAINING = ("checkpoint", "moment", "moment")
 """What is half written comes first: after a late moment there is no more of it."""
 
 
@@ -66,9 +70,13 @@ def schedule() -> list[tuple[str, str]]:
     one's samples share an engine, so they are under way together.
     """
     kills = [("policy", "moment"), ("sft", "checkpoint"), ("sft", "moment"), ("sft", "moment")]
+    kills += [("reward", when) for when in ("checkpoint", "moment")]
     kills += [("iter-000/samples", when) for when in ("shard", "moment")]
     for i in range(3):
-        kills += [(f"iter-{i:03d}/{name}", when) for name, when in TRAINING]
+        kills.append((f"iter-{i:03d}/scores", "moment"))
+        if i:  # its weights lie there, which are all it has
+            kills.append((f"iter-{i - 1:03d}/reference", "end"))
+        kills += [(f"iter-{i:03d}/checkpoint", when) for when in TRAINING]
         kills.append((f"iter-{i:03d}/eval/samples", "moment"))
         if i < 2:
             kills += [(f"iter-{i + 1:03d}/samples", when) for when in ("shard", "moment")]
@@ -123,7 +131,11 @@ def strike(
 
 
 def is_half_written(folder: Path, what: str) -> bool:
-    """Whether a shard is under way beside finished ones, or a checkpoint without its marker."""
+    """Whether a shard is under way beside finished ones, or a checkpoint without its marker. At
+    the end of a step nothing is: there all is written but its manifest.
+    """
+    if what == "end":
+        return False
     if what == "shard":
         return any(folder.glob("part-*.parquet")) and any(folder.glob(".leases/part-*"))
     return any(not (p / "complete").exists() for p in folder.glob(".trainer/checkpoint-*"))

@@ -12,14 +12,20 @@ from tests.end_to_end.chaos import chaos, is_all_but_finished, is_half_written, 
 
 
 def test_the_schedule_aims_at_every_kind_of_stage_and_at_what_is_half_written() -> None:
-    """31 kills: 1 + 3 before the loop; in each iteration 2 of samples, 1 of scores, 3 of
-    training, 3 of the evaluation.
+    """35 kills: 1 + 3 + 2 before the loop; in each iteration 2 of samples, 1 of scores, 3 of
+    training, 3 of the evaluation; between iterations 1 of the average.
     """
     names = Counter(step.rpartition("/")[2] for step, _ in schedule() if "/eval/" not in step)
-    assert names == {"policy": 1, "sft": 3, "samples": 6, "scores": 3, "checkpoint": 9}
+    wanted = {"policy": 1, "sft": 3, "reward": 2, "samples": 6, "scores": 3, "checkpoint": 9}
+    assert names == {**wanted, "reference": 2}
     evaluated = Counter(step.rpartition("/")[2] for step, _ in schedule() if "/eval/" in step)
     assert evaluated == {"samples": 3, "scores": 3, "summary": 3}
-    assert Counter(when for _, when in schedule()) == {"moment": 24, "shard": 3, "checkpoint": 4}
+    assert Counter(when for _, when in schedule()) == {
+        "moment": 25,
+        "shard": 3,
+        "checkpoint": 5,
+        "end": 2,
+    }
 
 
 def test_the_moments_are_told_by_what_lies_on_the_disk(tmp_path: Path) -> None:
@@ -53,4 +59,4 @@ def test_a_run_that_is_killed_thirty_times_ends_with_the_same_content(tmp_path: 
     assert len(kills) >= 25, f"only {len(kills)} of {len(schedule())} struck in time"
     assert {kill.when for kill in kills} == {"moment", "shard", "checkpoint"}
     names = {kill.aimed.rpartition("/")[2] for kill in kills}
-    assert names >= {"sft", "samples", "scores", "checkpoint", "summary"}
+    assert names >= {"sft", "reward", "samples", "scores", "reference", "checkpoint", "summary"}
