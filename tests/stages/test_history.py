@@ -37,8 +37,8 @@ def _rows(name: str, prompts: int, each: int, *, paired: bool = True) -> Rows:
 
 @pytest.mark.parametrize(
     ("share", "kept"),
-    [(0.5, 12), (0.25, 4), (0.2, 3), (0.9, 20), (0.05, 1)],
-    # 12 new pairs: share s needs 12 s / (1 - s) old ones, of which there are 20
+    [(0.5, 12), (0.25, 4), (0.2, 3), (0.9, 20), (0.6, 18), (0.3, 5), (0.1, 1), (0.05, 0)],
+    # 12 new pairs: share s allows 12 s / (1 - s) old ones, of which there are 20; 5.14, 1.33, 0.63
 )
 def test_share_of_single_pairs_is_met(share: float, kept: int) -> None:
     past = [_rows("a", 10, 1), _rows("b", 10, 1)]
