@@ -54,7 +54,8 @@ def make_prompts(run: RunFolder, step: Step) -> Result:
         )
     if iteration is not None:
         place = (int(str(iteration)), number, slices)
-        _check_all_iterations(run, prompts, source, slices, iterations)
+        if step.iteration is not None:  # not those of a reward model's data, taken once
+            _check_all_iterations(run, prompts, source, slices, iterations)
         prompts = _share(prompts, source, place, iterations, seed)
     counts["prompts"] = len(prompts)
     write_part(run.folder(step.name), 0, prompts, Prompt)

@@ -166,7 +166,7 @@ def test_prompts_that_end_before_the_iterations_do_are_told_by_the_first(
     path = tmp_path / "four.jsonl"
     path.write_text("".join(f'{{"prompt": "{letter}"}}\n' for letter in "abcd"))
     section: dict[str, Json] = {"path": str(path), "per_iteration": 2, "seed": 0, "iteration": 0}
-    step = Step("iter-000/prompts", "prompts", section=section)
+    step = Step("iter-000/prompts", "prompts", section=section, iteration=0)
     recipe = Recipe.model_validate({"run": {"iterations": iterations}})
     run = RunFolder(recipe, tmp_path / "out")
     if is_enough:
@@ -174,5 +174,27 @@ def test_prompts_that_end_before_the_iterations_do_are_told_by_the_first(
         return
     with pytest.raises(DataError, match="iteration 2 of 3 has no prompts left: 4 prompts, 2 an"):
         make_prompts(run, step)
-    resampled = Step("iter-000/prompts", "prompts", section=section | {"resample": True})
+    resampled = replace(step, section=section | {"resample": True})
     assert make_prompts(run, resampled).counts["prompts"] == 2
+
+
+def test_prompts_of_a_reward_models_data_are_for_no_iteration(tmp_path: Path) -> None:
+    """All four, before a loop of three that has prompts of its own."""
+    path = tmp_path / "four.jsonl"
+    path.write_text("".join(f'{{"prompt": "{letter}"}}\n' for letter in "abcd"))
+    sampler = {"name": "vllm", "n": 2}
+    pair = {"name": "max_min"}
+    made = {"generate": sampler, "score": {"name": "length"}, "pair": pair}
+    sections = {
+        "run": {"iterations": 3},
+        "policy": {"path": "org/a"},
+        "reward": {"data": {**made, "prompts": {"path": str(path)}}},
+        "prompts": {"path": "org/b", "per_iteration": 2},
+        "generate": sampler,
+        "score": {"name": "reward_model"},
+        "pair": pair,
+        "train": {"objective": {"name": "dpo"}, "global_batch_size": 2},
+    }
+    run = RunFolder(Recipe.model_validate(sections), tmp_path / "out")
+    step = next(step for step in run.steps() if step.name == "reward-data/prompts")
+    assert make_prompts(run, step).counts["prompts"] == 4
