@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,16 +19,19 @@ def write_folder(target: Path, fill: Callable[[Path], object]) -> dict[str, str]
     """
     require_replaceable(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    staged = target.with_name(f".{target.name}.{os.getpid()}")
-    shutil.rmtree(staged, ignore_errors=True)
+    # Names that a later attempt finds again: one that was killed leaves a whole model behind.
+    staged, old = (target.with_name(f".{target.name}.{word}") for word in ("new", "old"))
+    for left in (staged, old):
+        shutil.rmtree(left, ignore_errors=True)
     try:
         fill(staged)
         meant = hash_folder(staged)
         if target.exists():
-            shutil.rmtree(target)
+            target.rename(old)  # deleted in place, half of it might be left, without our card
         staged.rename(target)
     finally:
-        shutil.rmtree(staged, ignore_errors=True)
+        for left in (staged, old):
+            shutil.rmtree(left, ignore_errors=True)
     compare(meant, hash_folder(target), str(target))
     return meant
 

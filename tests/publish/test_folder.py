@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,6 +51,25 @@ def test_last_finished_model_is_taken(
     shutil.rmtree(run_folder / "policy")
     with pytest.raises(InputError, match="no finished model to publish"):
         publish_run(run_folder, Target(folder=tmp_path / "e"))
+
+
+def test_publishing_that_was_killed_leaves_nothing_behind(run_folder: Path, tmp_path: Path) -> None:
+    """Killed when the new model is whole and the one before lies in its place."""
+    target = tmp_path / "there" / "published"
+    first = publish_run(run_folder, Target(folder=target)).files
+    code = (
+        "import os, pathlib, shutil, signal, sys\n"
+        "from align.publish.folder import write_folder\n"
+        "def fill(staged):\n"
+        "    shutil.copytree(sys.argv[1], staged)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "write_folder(pathlib.Path(sys.argv[1]), fill)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, str(target)], check=False)
+    assert killed.returncode == -signal.SIGKILL and len(list(target.parent.iterdir())) == 2
+    assert hash_folder(target) == first
+    publish_run(run_folder, Target(folder=target))
+    assert list(target.parent.iterdir()) == [target]
 
 
 def test_folder_of_ours_is_replaced_and_any_other_is_refused(
