@@ -36,7 +36,7 @@ sft:
   args: {learning_rate: 1.0e-2, max_steps: 48, save_steps: 8}
 reward:
   data:
-    prompts: {name: addition, digits: 1, split: prompts}
+    prompts: {name: addition, digits: 2, split: prompts, limit: 300}
     generate: {name: vllm, n: 4, temperature: 1.0, max_new_tokens: 5}
     score: {name: length}
     pair: {name: max_min, truncated: keep}
