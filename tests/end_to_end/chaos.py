@@ -1,6 +1,6 @@
 """A run that is killed again and again, and an undisturbed one to compare it with.
 
-    python -m tests.end_to_end.chaos --out /tmp/chaos             # 35 kills; prints the table
+    python -m tests.end_to_end.chaos --out /tmp/chaos             # up to 35 kills; prints the table
     python -m tests.end_to_end.chaos --out /tmp/chaos --seed 1 --save benchmarks/results/chaos.md
 
 Every kill is SIGKILL, of `align run` alone (its children must notice) or of its whole tree at once,
