@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import gc
 import importlib
+import io
 import json
 import os
 import runpy
@@ -18,6 +19,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from align.stages.forks import MESSAGE_BYTES
 
@@ -118,10 +120,16 @@ def _become(order: Order) -> str:
     for descriptor in reply:
         words += ["--reply", str(descriptor)]
     sys.argv = words
+    # what `ps -o comm` and `top` show: the command line stays that of the imports
+    Path("/proc/self/comm").write_text(words[0].removeprefix("align.launch."))
     return words[0]
 
 
 def _leave(status: int) -> None:
+    # What the interpreter would do for files that nobody closed; those of the imports are frozen.
+    for one in gc.get_objects():
+        if issubclass(type(one), io.TextIOWrapper | io.BufferedWriter) and not one.closed:
+            one.flush()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

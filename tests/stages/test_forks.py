@@ -44,6 +44,8 @@ if how == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
 if how == "raises":
     raise ValueError("no tokens")
+left_open = open(sys.argv[2], "w")
+left_open.write("not closed")
 sys.exit({"nothing": None, "words": "no tokens", "number": 5}[how])
 """
 SLEEPS = """
@@ -144,10 +146,12 @@ def test_a_fork_replies_on_the_descriptor_that_it_is_told(forks: Forks, tmp_path
     ],
 )
 def test_how_a_fork_ended(how: str, code: int, said: str, forks: Forks, tmp_path: Path) -> None:
-    child = forks.start(command(tmp_path / "log", "ends", how))
+    child = forks.start(command(tmp_path / "log", "ends", how, str(tmp_path / "left open")))
     assert child.wait(60) == code
     assert child.poll() == code
     assert said in (tmp_path / "log").read_text().splitlines()[-1]
+    if how in ("nothing", "number", "words"):
+        assert (tmp_path / "left open").read_text() == "not closed"
     stop(child)
 
 
@@ -181,7 +185,9 @@ def test_without_its_source_a_fork_is_lost_and_the_next_starts_anew(
         stop(child)
         _wait_for_the_end(own)
         assert said == []
-        other = forks.start(command(tmp_path / "log", "ends", "number"))
+        other = forks.start(
+            command(tmp_path / "log", "ends", "number", str(tmp_path / "left open"))
+        )
         assert other.wait(60) == 5
         stop(other)
         assert said == [
