@@ -1,7 +1,7 @@
 """`python -m align.launch.forks`: imports the libraries, then becomes in a fork what is ordered;
 `align.stages.forks` starts it and holds the other end of its standard input, a socket.
 
-It must stay a single thread that computes nothing: OpenMP's threads do not survive a fork.
+It must compute nothing: OpenMP's threads do not survive a fork.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import gc
 import importlib
+import importlib.util
 import io
 import json
 import os
@@ -28,9 +29,11 @@ IMPORTED = (
     *(f"align.training.{name}" for name in ("batches", "fixed_logps", "usable", "trl_dpo")),
     *("align.inference.decode", "align.rewards.classifier", "align.stages.divergence"),
     *("align.launch.process", "align.stages.training", "align.stages.sampling"),
-    *("align.data.human", "accelerate.commands.launch", "deepspeed"),
+    *("align.data.human", "accelerate.commands.launch"),
 )
 """What stages import when they begin."""
+WHERE_INSTALLED = ("deepspeed",)
+"""What accelerate imports besides."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def main() -> int:
 
 def import_libraries() -> None:
     """What forks share."""
-    for name in IMPORTED:
+    for name in (*IMPORTED, *filter(importlib.util.find_spec, WHERE_INSTALLED)):
         importlib.import_module(name)
 
 
