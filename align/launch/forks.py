@@ -7,6 +7,7 @@ It must compute nothing: OpenMP's threads do not survive a fork.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import importlib
 import importlib.util
@@ -55,6 +56,7 @@ def main() -> int:
     # forks share, a third of a second each.
     atexit.register(lambda: _leave(status[0]))
     orders = socket.socket(fileno=os.dup(0))
+    os.close(os.pidfd_open(os.getpid()))  # a kernel without them fails here, where nothing runs yet
     environment = dict(os.environ)
     import_libraries()
     gc.freeze()  # the collector would copy them too
@@ -123,8 +125,8 @@ def _become(order: Order) -> str:
     for descriptor in reply:
         words += ["--reply", str(descriptor)]
     sys.argv = words
-    # what `ps -o comm` and `top` show: the command line stays that of the imports
-    Path("/proc/self/comm").write_text(words[0].removeprefix("align.launch."))
+    with contextlib.suppress(OSError):  # a name for `top`; the command line stays that of this file
+        Path("/proc/self/comm").write_text(words[0].removeprefix("align.launch."))
     return words[0]
 
 
