@@ -13,7 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from align.data.shards import SCHEMAS, parts, read_part
+from align.data.columns import SCHEMAS
+from align.data.shards import parts, read_part
 from align.errors import InputError
 from align.progress import read_state
 from align.records import Json, Judgement, Pair, Prompt, Sample, Score, canonical_json

@@ -12,8 +12,9 @@ from typing import TextIO, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from align.data.columns import SCHEMAS
 from align.data.rows import Row
-from align.data.shards import SCHEMAS, read_part
+from align.data.shards import read_part
 from align.errors import DataError
 from align.records import Prompt
 

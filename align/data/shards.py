@@ -6,82 +6,23 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import json
 import os
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from align.data.columns import SCHEMAS, add_column, table_of, values_of, whole
 from align.errors import DataError
-from align.records import Judgement, Pair, Prompt, Sample, Score, canonical_json
+from align.records import Judgement, Pair, Prompt, Sample, Score
 
 Record = TypeVar("Record", Prompt, Sample, Score, Pair, Judgement)
 
-_IDS = pa.list_(pa.int32())
-SCHEMAS: dict[type, pa.Schema] = {
-    Prompt: pa.schema(
-        {
-            "prompt_id": pa.string(),
-            "messages": pa.string(),
-            "answer": pa.string(),
-            "source": pa.string(),
-            "meta": pa.string(),
-        }
-    ),
-    Sample: pa.schema(
-        {
-            "sample_id": pa.string(),
-            "prompt_id": pa.string(),
-            "index": pa.int32(),
-            "policy": pa.string(),
-            "prompt_ids": _IDS,
-            "completion_ids": _IDS,
-            "loss_mask": pa.list_(pa.int8()),
-            "logps": pa.list_(pa.float32()),
-            "text": pa.string(),
-            "finish": pa.string(),
-            "temperature": pa.float64(),
-            "top_p": pa.float64(),
-            "top_k": pa.int32(),
-            "seed": pa.int64(),
-            "weight_versions": _IDS,
-            "meta": pa.string(),
-        }
-    ),
-    Score: pa.schema(
-        {
-            "sample_id": pa.string(),
-            "value": pa.float64(),
-            "parts": pa.string(),
-            "spans": pa.list_(pa.list_(pa.float64(), 3)),
-            "error": pa.string(),
-        }
-    ),
-    Pair: pa.schema({"chosen": pa.string(), "rejected": pa.string(), "margin": pa.float64()}),
-    Judgement: pa.schema(
-        {
-            "prompt_id": pa.string(),
-            "sample_ids": pa.list_(pa.string()),
-            "preferences": pa.list_(pa.list_(pa.float64())),
-        }
-    ),
-}
-_JSON_COLUMNS = {"messages", "answer", "meta", "parts"}
-_SORT_KEYS = {
-    "prompt_id": "prompt_id",
-    "index": "index",
-    "sample_id": "sample_id",
-    "chosen": "chosen",
-    "rejected": "rejected",
-}
+_SORT_KEYS = ("prompt_id", "index", "sample_id", "chosen", "rejected")
 
 
 def part_path(folder: Path, index: int) -> Path:
@@ -99,10 +40,7 @@ def write_part(folder: Path, index: int, records: Sequence[Record], kind: type[R
     its path.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    columns = {
-        name: _encode(name, list(map(attrgetter(name), records))) for name in SCHEMAS[kind].names
-    }
-    table = pa.table(columns, schema=SCHEMAS[kind])
+    table = table_of(records, kind)
     path = part_path(folder, index)
     with whole_or_absent(path) as temporary, temporary.open("wb") as file:
         pq.write_table(table, file, compression="zstd", write_page_checksum=True)
@@ -146,12 +84,11 @@ def _columns(path: Path, kind: type, names: Sequence[str] | None = None) -> list
     """The values of these columns; of all in the order of the record's fields by default."""
     table = _table(path, names)
     wanted = SCHEMAS[kind].names if names is None else list(names)
-    if table.schema.names != wanted:
+    if set(table.column_names) != set(wanted):
         raise DataError(
-            f"{path} does not hold {kind.__name__} records; its columns are {table.schema.names}"
+            f"{path} does not hold {kind.__name__} records; its columns are {table.column_names}"
         )
-    # by column: boxing each value costs four times as much as all the rest
-    return [_decode(name, _values(_whole(table[name]))) for name in wanted]
+    return values_of(table.select(wanted))
 
 
 def is_damaged(path: Path) -> bool:
@@ -221,60 +158,5 @@ def content_hash(folder: Path) -> str:
     digest = hashlib.sha256()
     for name in sorted(table.column_names):
         digest.update(name.encode())
-        _hash_column(digest, _whole(table[name]))
+        add_column(digest, whole(table[name]))
     return digest.hexdigest()
-
-
-def _hash_column(digest: hashlib._Hash, column: pa.Array) -> None:
-    digest.update(column.is_null().to_numpy(zero_copy_only=False).tobytes())
-    if pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
-        digest.update(canonical_json(_lengths(column, -1).tolist()).encode())
-        _hash_column(digest, column.flatten())
-    elif pa.types.is_string(column.type):
-        digest.update(canonical_json(_values(column)).encode())
-    else:
-        digest.update(column.fill_null(0).to_numpy(zero_copy_only=False).tobytes())
-
-
-def _whole(column: pa.ChunkedArray) -> pa.Array:
-    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
-
-
-def _encode(name: str, values: list[Any]) -> list[Any]:
-    if name in _JSON_COLUMNS:
-        return [None if value is None else canonical_json(value) for value in values]
-    return values
-
-
-def _lengths(column: pa.Array, missing: int) -> np.ndarray:
-    return pc.call_function("list_value_length", [column]).fill_null(missing).to_numpy()
-
-
-def _values(column: pa.Array) -> list[Any]:
-    """Its values as Python's own, lists as tuples."""
-    kind = column.type
-    if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
-        lengths = _lengths(column, 0)
-        ends = lengths.cumsum()
-        flat = _values(column.flatten())
-        rows = [
-            tuple(flat[start:end])
-            for start, end in zip((ends - lengths).tolist(), ends.tolist(), strict=True)
-        ]
-        if column.null_count:
-            present = column.is_valid().to_numpy(zero_copy_only=False)
-            rows = [row if is_there else None for row, is_there in zip(rows, present, strict=True)]
-        return rows
-    if column.null_count and not pa.types.is_string(kind):
-        return column.to_pylist()  # numpy has no missing numbers
-    return column.to_numpy(zero_copy_only=False).tolist()
-
-
-def _decode(name: str, values: list[Any]) -> list[Any]:
-    if name == "messages":
-        return [tuple(json.loads(value)) for value in values]
-    if name in _JSON_COLUMNS:
-        return [None if value is None else json.loads(value) for value in values]
-    if name == "spans":
-        return [tuple((int(a), int(b), c) for a, b, c in value or ()) for value in values]
-    return values

@@ -164,7 +164,7 @@ def sample_folders(path: Path) -> list[Path]:
     if parts(path):
         import pyarrow.parquet as pq
 
-        from align.data.shards import SCHEMAS
+        from align.data.columns import SCHEMAS
 
         is_samples = pq.read_schema(parts(path)[0]).names == SCHEMAS[Sample].names
         return [path] if is_samples else []
