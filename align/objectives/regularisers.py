@@ -17,7 +17,7 @@ from torch import Tensor
 
 from align.ops.batch import LossOutput, PolicyBatch, PolicyOutputs, Ratio, Term, require
 from align.ops.kl import Estimator, estimate_kl
-from align.ops.logps import log_ratios, sum_tokens
+from align.ops.logps import sum_tokens
 from align.ops.reduce import Aggregation, aggregate
 from align.ops.windows import ratio_of, sampler_log_ratios
 
@@ -79,8 +79,7 @@ def regularise(
 ) -> LossOutput:
     """The terms of the two, if any; neither is multiplied by `batch.correction`.
 
-    Metrics: `kl` (log pi/ref of each sequence, nats), `kl/penalty` (the estimator, nats a token)
-    and `entropy` (nats a token).
+    Metrics: `kl/penalty` (the estimator) and `entropy`, both in nats a token.
     """
     terms: list[Term] = []
     metrics: dict[str, Tensor | Ratio] = {}
@@ -88,8 +87,6 @@ def regularise(
     if kl is not None:
         reference = require(batch.ref_logps, "ref_logps")
         values = estimate_kl(outputs.logps, reference, mask, kl.estimator)
-        drift = sum_tokens(log_ratios(outputs.logps.detach(), reference, mask), mask)
-        metrics["kl"] = torch.where(mask.any(-1), drift, math.nan)
         metrics["kl/penalty"] = Ratio(sum_tokens(values.detach(), mask), tokens)
         if kl.off_policy:
             values = values * _off_policy_factor(outputs, batch, mask, kl.estimator)

@@ -249,7 +249,7 @@ def limits_are_measured(recipe: Recipe) -> Problems:
     if train.stop.kl is not None and "ref_logps" not in needs:
         yield Problem(
             ("train", "stop", "kl"),
-            f"bounds the KL to a reference, which {name} has not",
+            f"bounds the log-ratio to a reference, which {name} has not",
             "remove it",
         )
     if train.stop.chosen_logps_drop is not None and needs.isdisjoint({"pairs", "scores"}):

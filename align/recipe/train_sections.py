@@ -87,8 +87,9 @@ class Limits(Section):
     """Bounds that end policy training early; the step and what was measured are reported."""
 
     kl: Annotated[float, Field(gt=0)] | None = None
-    """Of |mean log-ratio of the step's completions to the reference|, nats a completion: the KL to
-    it where they are the policy's own, the KL from it where they are the reference's.
+    """Of |mean log-ratio of the step's completions to the reference| (`log_ratio/reference` in the
+    log), nats a completion: the KL to it where they are the policy's own, the KL from it where they
+    are the reference's, and of pairs, whose sides move apart, neither.
     """
     chosen_logps_drop: Annotated[float, Field(gt=0)] | None = None
     """Of how far the mean log-prob of chosen completions has fallen since the first step, nats."""

@@ -80,17 +80,17 @@ class Metrics:
 def describe(
     result: LossOutput, outputs: PolicyOutputs, batch: PolicyBatch
 ) -> dict[str, Tensor | Ratio]:
-    """The objective's metrics, and those that every objective has: `kl`, `entropy`, `logps/chosen`,
-    `log_ratio/token_abs`, ... where the batch tells them.
+    """The objective's metrics, and those that every objective has where the batch tells them:
+    `log_ratio/reference`, `log_ratio/token_abs`, `logps/chosen`, `entropy`, ...
     """
     metrics = dict(result.metrics)
     assert batch.mask is not None
     mask, logps = batch.mask.bool(), outputs.logps.detach()
     is_trained = mask.any(-1)
     if batch.ref_logps is not None:
-        # E over the stored completions of log pi / ref: the KL where they are the policy's own
+        # no KL: the completions are stored ones, of pairs the rejected beside the chosen
         ratios = torch.where(mask, logps - batch.ref_logps, 0.0).sum(-1)
-        metrics.setdefault("kl", torch.where(is_trained, ratios, math.nan))
+        metrics["log_ratio/reference"] = torch.where(is_trained, ratios, math.nan)
     if batch.sampling_logps is not None:
         gaps = torch.where(mask, logps - batch.sampling_logps, 0.0).nan_to_num().abs()
         metrics["log_ratio/token_abs"] = torch.where(mask, gaps, math.nan)

@@ -1,5 +1,5 @@
-"""Ends policy training before it has gone too far: a bound on the KL, or on how unlikely the chosen
-completions become.
+"""Ends policy training before it has gone too far from its reference, or made the chosen
+completions too unlikely.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from align.recipe.sections import Limits
 
 logger = logging.getLogger(__name__)
 
-KL, CHOSEN = "kl", "logps/chosen"
+LOG_RATIO, CHOSEN = "log_ratio/reference", "logps/chosen"
 
 
 class StopAtLimit(TrainerCallback):
@@ -57,8 +57,8 @@ class StopAtLimit(TrainerCallback):
         bound is about something that is not logged.
         """
         found: dict[str, float] = {}
-        if self._limits.kl is not None and abs(_logged(logs, KL, "kl")) > self._limits.kl:
-            found["stopped/kl"] = logs[KL]
+        if self._limits.kl is not None and abs(_logged(logs, LOG_RATIO, "kl")) > self._limits.kl:
+            found["stopped/kl"] = logs[LOG_RATIO]
         if self._limits.chosen_logps_drop is not None:
             now = _logged(logs, CHOSEN, "chosen_logps_drop")
             drop = (now if first_chosen is None else first_chosen) - now

@@ -42,9 +42,9 @@ NOTHING = LossOutput((Term(torch.zeros(1), "sequence"),))
 
 
 def test_averages_are_over_all_micro_batches_and_fillers_add_only_padding() -> None:
-    """kl: rows of 2 and 4 tokens, .5 a token, in one batch (mean of 1 and 2), then the first row
-    alone (1): (1 + 2 + 1) / 3. A completion's last token is not forwarded, it predicts nothing:
-    4 + 6 places of 12, then 4 of 4, then a filler of 1: 17 computed, 14 needed.
+    """Log-ratios: rows of 2 and 4 tokens, .5 a token, in one batch (mean of 1 and 2), then the
+    first row alone (1): (1 + 2 + 1) / 3. A completion's last token is not forwarded, it predicts
+    nothing: 4 + 6 places of 12, then 4 of 4, then a filler of 1: 17 computed, 14 needed.
     """
     metrics = Metrics()
     metrics.begin()
@@ -52,7 +52,7 @@ def test_averages_are_over_all_micro_batches_and_fillers_add_only_padding() -> N
         micro = micro_of(items, is_filler=is_filler)
         metrics.add(NOTHING, outputs_of(micro, -0.5), micro.batch, micro)
     found = metrics.take(Accelerator(cpu=True))
-    assert found["kl"] == pytest.approx(4 / 3)
+    assert found["log_ratio/reference"] == pytest.approx(4 / 3)
     assert found["padding_share"] == pytest.approx(3 / 17)
     assert found[TOKENS] > 14
     assert metrics.take(Accelerator(cpu=True)) == {}
@@ -66,9 +66,9 @@ def test_names_of_the_field_come_from_the_batch_and_never_overrule_the_objective
         torch.where(micro.batch.mask, -0.5, 0.0), entropy=torch.where(micro.batch.mask, 2.0, 0.0)
     )
     own = Ratio(torch.tensor([3.0]), torch.tensor([1.0]))
-    found = describe(LossOutput(NOTHING.terms, {"kl": own}), outputs, micro.batch)
-    assert found["kl"] is own
-    entropy = found["entropy"]
+    found = describe(LossOutput(NOTHING.terms, {"entropy": own}), outputs, micro.batch)
+    assert found["entropy"] is own
+    entropy = describe(NOTHING, outputs, micro.batch)["entropy"]
     assert isinstance(entropy, torch.Tensor)
     assert entropy[~entropy.isnan()].tolist() == [2.0] * 6
     assert "logps/chosen" not in found

@@ -152,7 +152,7 @@ def test_first_loss_is_ln_2_and_metrics_have_the_fields_names(
         "rewards/rejected",
         "rewards/margins",
         "logps/chosen",
-        "kl",
+        "log_ratio/reference",
         "loss",
     } <= metrics.keys()
 

@@ -36,13 +36,15 @@ def logged(out: Path, name: str) -> list[float]:
 
 
 def test_bounds_by_hand() -> None:
-    """The KL counts in both directions; a fall of 3 nats from -10 is a log-prob of -13."""
+    """The log-ratio counts in both directions; a fall of 3 nats from -10 is a log-prob of -13."""
     both = StopAtLimit(Limits(kl=2.0, chosen_logps_drop=3.0))
-    assert both.passed({"kl": 2.0, "logps/chosen": -13.0}, -10.0) == {}
-    assert both.passed({"kl": -2.5, "logps/chosen": -9.0}, -10.0) == {"stopped/kl": -2.5}
-    assert both.passed({"kl": 0.0, "logps/chosen": -13.5}, -10.0) == {
-        "stopped/chosen_logps_drop": 3.5
-    }
+
+    def passed(log_ratio: float, chosen: float) -> dict[str, float]:
+        return both.passed({"log_ratio/reference": log_ratio, "logps/chosen": chosen}, -10.0)
+
+    assert passed(2.0, -13.0) == {}
+    assert passed(-2.5, -9.0) == {"stopped/kl": -2.5}
+    assert passed(0.0, -13.5) == {"stopped/chosen_logps_drop": 3.5}
 
 
 def test_bound_on_what_is_not_logged_is_refused() -> None:
@@ -54,9 +56,9 @@ def test_bound_on_what_is_not_logged_is_refused() -> None:
 def test_stops_at_the_first_step_beyond_the_bound_also_when_resumed(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The bound lies between the largest |kl| of the first three steps and that of the fourth."""
+    """The bound lies between the largest |log-ratio| of the first three steps and the fourth's."""
     whole = run(tiny_llama, tmp_path / "whole")
-    sizes = [abs(value) for value in logged(tmp_path / "whole", "kl")]
+    sizes = [abs(value) for value in logged(tmp_path / "whole", "log_ratio/reference")]
     assert whole["counts"]["steps"] == 6 and "stopped_early" not in whole["counts"]
     bound = (max(sizes[:3]) + sizes[3]) / 2
     assert max(sizes[:3]) < bound < sizes[3]

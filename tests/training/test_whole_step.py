@@ -92,7 +92,7 @@ def test_kto_trains_on_completions_one_by_one(tiny_llama: Path, tmp_path: Path) 
     assert metrics["loss/first"] == pytest.approx(0.5, abs=1e-5)
     assert metrics["loss"] < 0.49
     assert metrics["rewards/chosen"] > metrics["rewards/rejected"]
-    assert {"kl", "logps/chosen", "logps/rejected", "z0"} <= metrics.keys()
+    assert {"log_ratio/reference", "logps/chosen", "logps/rejected", "z0"} <= metrics.keys()
 
 
 def test_sums_are_those_of_the_steps_samples_each_once(tiny_llama: Path) -> None:
