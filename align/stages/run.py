@@ -1,26 +1,30 @@
 """The order of a run: each step once; skipped where its key matches, refused where its inputs
-changed, else resumed.
+changed (prompts only where their rows did), else resumed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from align.data.shards import whole_or_absent
 from align.errors import AlignError, InputsChanged, SetupError, StageError
 from align.recipe.load import resolved_yaml
+from align.stages.bodies import in_process
 from align.stages.commands import Launch
 from align.stages.crew import Crew
 from align.stages.folder import RunFolder
 from align.stages.forks import Forks
 from align.stages.lock import locked
 from align.stages.making import Maker, Screen, clear
-from align.stages.manifest import Manifest, changed
+from align.stages.manifest import Manifest, changed, content_of, write_manifest
 from align.stages.nodes import Nodes
 from align.stages.redo import steps_to_redo
 from align.stages.steps import Step, plan
 
+_AGAIN = ".again"
+"""Folder of the run in which rows are made anew to be compared; never there for long."""
 _ITERATIONS = "section.iterations"
 _FIXED_LENGTH = (
     "Without prompts.per_iteration each iteration takes its share of all prompts, so that the "
@@ -90,7 +94,7 @@ def _lead(maker: Maker, redo: Sequence[str]) -> Outcome:
     redone = steps_to_redo(steps, redo)
     for step in steps:
         if step.name not in redone.gone:
-            _refuse_if_changed(run, step)
+            _refuse_if_changed(maker, step)
     for step in steps:  # only now: a step that refuses leaves everything as it was
         if step.name in redone.gone:
             clear(run, step)
@@ -105,7 +109,7 @@ def _lead(maker: Maker, redo: Sequence[str]) -> Outcome:
         index += 1
         if step.name in made:
             continue
-        _refuse_if_changed(run, step)
+        _refuse_if_changed(maker, step)
         manifest = run.manifest(step.name)
         why = _why_published_again(run, step, manifest)
         if why:
@@ -150,19 +154,52 @@ def _follow(maker: Maker) -> Outcome:
         done += len(batch)
 
 
-def _refuse_if_changed(run: RunFolder, step: Step) -> None:
+def _refuse_if_changed(maker: Maker, step: Step) -> None:
+    run = maker.run
     manifest = run.manifest(step.name)
     if manifest is None or step.kind == "publish" or not _ready(run, step):
         return
     key = run.key(step)
     if manifest.key != key:
         names = changed(manifest.key, key)
+        counts = _counts_of_same_rows(run, step, manifest, names)
+        if counts is not None:
+            write_manifest(run.folder(step.name), replace(manifest, key=key, counts=counts))
+            maker.screen.say(
+                f"{step.name} is kept, its rows are the same; changed: {', '.join(names)}"
+            )
+            return
         fixed = _FIXED_LENGTH if [name.split()[0] for name in names] == [_ITERATIONS] else ""
         raise InputsChanged(
             f"{run.folder(step.name)} was made from other inputs; changed: {', '.join(names)}. "
             f"{fixed}Give a new output folder (--out DIR), or redo it and what follows from it "
             f"(--redo {step.name})"
         )
+
+
+def _counts_of_same_rows(
+    run: RunFolder, step: Step, manifest: Manifest, names: Sequence[str]
+) -> Mapping[str, int] | None:
+    """What making prompts anew counts where it gives the rows that are there; None where it does
+    not, and for all other steps.
+
+    Rows appended to a file change the key of every iteration's prompts, but perhaps no row of those
+    that are finished, so that the run can go on to the new ones.
+    """
+    body = in_process(step)
+    is_files_alone = all(name.startswith("files.") for name in names)
+    if step.kind != "prompts" or body is None or not is_files_alone:
+        return None
+    place = run.folder(_AGAIN)
+    if place.exists():  # an attempt was killed
+        shutil.rmtree(place)
+    place.mkdir()
+    try:
+        again = replace(step, name=f"{_AGAIN}/{step.name}")
+        result = body(run, again)
+        return result.counts if content_of(run.folder(again.name)) == manifest.content else None
+    finally:
+        shutil.rmtree(place)
 
 
 def _why_published_again(run: RunFolder, step: Step, manifest: Manifest | None) -> str:

@@ -6,6 +6,7 @@ A made Llama of two layers, transformers sampling, the policy engine.
 from __future__ import annotations
 
 import contextlib
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -143,6 +144,47 @@ def test_choices_of_later_iterations_leave_the_first_alone_and_the_result_is_pub
     assert fourth.done == 0 and len(said) == 2
     assert facts(same, "iter-001/checkpoint")[1]["reference"] == "iter-000/checkpoint"
     assert facts(same, "iter-001/checkpoint")[1]["history"] == ["iter-000"]
+
+
+def test_appended_prompts_extend_a_run_whose_finished_iterations_keep_their_rows(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two iterations of eight prompts, eight more for a third; then a row before all of them, which
+    moves every iteration's.
+    """
+    said: list[str] = []
+    monkeypatch.setattr(RichScreen, "say", lambda screen, text: said.append(text))
+    file, out = tmp_path / "prompts.jsonl", tmp_path / "run"
+    rows = [json.dumps({"prompt": f"{number}+1="}) + "\n" for number in range(10, 34)]
+
+    def run_it(iterations: int, written: Sequence[str]) -> tuple[RunFolder, Outcome]:
+        file.write_text("".join(written))
+        sections = {name: LOOP[name] for name in ("generate", "score", "pair", "train")} | {
+            "run": {"iterations": iterations},
+            "policy": {"path": str(tiny_llama), "chat_template": "none"},
+            "prompts": {"path": str(file), "shuffle": False, "per_iteration": 8},
+        }
+        run = RunFolder(Recipe.model_validate(sections), out)
+        return run, run_in_one_process(run, monkeypatch)
+
+    run, first = run_it(2, rows[:16])
+    before = {step.name: run.content(f"step:{step.name}") for step in run.steps()}
+    assert (first.done, said) == (10, [])
+    (out / ".again" / "iter-000").mkdir(parents=True)  # as an attempt that was killed leaves it
+    run, second = run_it(3, rows)
+    assert second == Outcome(5, 10)
+    assert [line.partition(" (")[0] for line in said] == [
+        f"iter-{i:03d}/prompts is kept, its rows are the same; changed: files.{file}"
+        for i in range(2)
+    ]
+    assert all(run.content(f"step:{name}") == content for name, content in before.items())
+    taken = read_records(run.folder("iter-002/prompts"), Prompt)
+    assert [prompt.messages[0]["content"] for prompt in taken] == [f"{n}+1=" for n in range(26, 34)]
+    assert run_it(3, rows)[1] == Outcome(0, 15) and len(said) == 2, "the kept steps have a new key"
+    kept = run.manifest("iter-000/prompts")
+    with pytest.raises(InputsChanged, match=r"prompts was made from .* changed: files\..*--redo"):
+        run_it(3, ['{"prompt": "9+1="}\n', *rows])
+    assert run.manifest("iter-000/prompts") == kept and not (out / ".again").exists()
 
 
 def test_mixture_divides_prompts_and_pairs_meet_across_samplers(run_loop: Run) -> None:
