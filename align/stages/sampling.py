@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -224,8 +224,7 @@ def pair(run: RunFolder, step: Step) -> Result:
         raise StageError(
             f"no pair was made from {counts['prompts']} prompts ({counts['all_equal']} with equal "
             f"scores, {counts['single_samples']} of one sample, {counts['truncated']} truncated "
-            f"samples, {counts['failed_scores']} failed scores); two samples of a prompt make a "
-            "pair where their scores differ: look at the reward, or raise generate.n"
+            f"samples, {counts['failed_scores']} failed scores): {_remedy(counts, step.section)}"
         )
     if judgements:
         write_part(run.folder(step.name) / "judgements", 0, judgements, Judgement)
@@ -233,6 +232,31 @@ def pair(run: RunFolder, step: Step) -> Result:
     asked, measured = read_usage(run.folder(step.name))
     margin = {"mean_margin": sum(one.margin for one in pairs) / len(pairs)}
     return Result(dict(counts) | asked, margin | measured)
+
+
+def _remedy(counts: Counter[str], section: Mapping[str, Json]) -> str:
+    """What to change where no prompt made a pair: all that its causes may ask for."""
+    source = "reward" if "judge" not in section else "judge"
+    found: list[str] = []
+    if counts["failed_scores"] or counts["failed_judgements"]:
+        found.append(f"see why the {source} failed")
+    if counts["single_samples"]:
+        found.append("give each prompt two samples or more (generate.n, select.keep)")
+    if counts["truncated"] and section.get("truncated") != "keep":
+        found.append("raise generate.max_new_tokens, or set pair.truncated: keep")
+    if section.get("min_margin"):
+        found.append("lower pair.min_margin")
+    if section.get("between") == "samplers":
+        found.append(
+            "the best samples of two samplers make a pair where their scores differ: let two that "
+            f"differ more (policy, temperature) draw for each prompt, or look at the {source}"
+        )
+    elif counts["all_equal"] or not found:
+        found.append(
+            "two samples of a prompt make a pair where their scores differ: look at the "
+            f"{source}, or raise generate.n"
+        )
+    return "; ".join(found)
 
 
 def _matrices(

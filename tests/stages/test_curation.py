@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -40,7 +41,10 @@ class LaterIsBetter:
 
 
 def _run(
-    tmp_path: Path, scores: Sequence[float] | None, **sections: object
+    tmp_path: Path,
+    scores: Sequence[float | None] | None,
+    finish: Literal["stop", "length"] = "stop",
+    **sections: object,
 ) -> tuple[RunFolder, dict[str, Step]]:
     """One prompt; sample i has i + 1 tokens, of which the last is its own."""
     recipe = Recipe.model_validate(
@@ -59,7 +63,7 @@ def _run(
             loss_mask=(1,) * (index + 1),
             logps=None,
             text=str(index),
-            finish="stop",
+            finish=finish,
         )
         for index in range(4 if scores is None else len(scores))
     ]
@@ -158,15 +162,55 @@ def test_an_odd_sample_is_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scores", "says"),
+    ("scores", "finish", "rule", "counts", "remedy"),
     [
-        ([1.0, 1.0], "1 prompts (1 with equal scores, 0 of one sample, 0 truncated samples"),
-        ([1.0], "1 prompts (0 with equal scores, 1 of one sample, 0 truncated samples"),
+        (
+            [1.0, 1.0],
+            "stop",
+            {"name": "max_min"},
+            (1, 0, 0, 0),
+            "two samples of a prompt make a pair where their scores differ: look at the reward, or "
+            "raise generate.n",
+        ),
+        (
+            [1.0],
+            "length",
+            {"name": "max_min", "truncated": "keep"},
+            (0, 1, 1, 0),
+            "give each prompt two samples or more (generate.n, select.keep)",
+        ),
+        (
+            [0.0, 1.0, None],
+            "length",
+            {"name": "max_min", "min_margin": 2.0},
+            (0, 0, 3, 1),
+            "see why the reward failed; raise generate.max_new_tokens, or set pair.truncated: keep;"
+            " lower pair.min_margin",
+        ),
+        (
+            [1.0, 1.0],
+            "stop",
+            {"name": "max_max", "between": "samplers"},
+            (1, 0, 0, 0),
+            "the best samples of two samplers make a pair where their scores differ: let two that "
+            "differ more (policy, temperature) draw for each prompt, or look at the reward",
+        ),
     ],
+    ids=["equal scores", "one sample", "several causes", "between samplers"],
 )
-def test_why_no_pair_was_made_is_said(scores: list[float], says: str, tmp_path: Path) -> None:
-    run, steps = _run(tmp_path, scores, score={"name": "length"}, pair={"name": "max_min"})
+def test_why_no_pair_was_made_is_said_with_its_remedy(
+    scores: list[float | None],
+    finish: Literal["stop", "length"],
+    rule: dict[str, object],
+    counts: tuple[int, ...],
+    remedy: str,
+    tmp_path: Path,
+) -> None:
+    run, steps = _run(tmp_path, scores, finish, score={"name": "length"}, pair=rule)
     with pytest.raises(StageError) as caught:
         pair(run, steps["pair"])
-    assert f"no pair was made from {says}" in str(caught.value)
-    assert "look at the reward, or raise generate.n" in str(caught.value)
+    equal, single, truncated, failed = counts
+    assert str(caught.value) == (
+        f"no pair was made from 1 prompts ({equal} with equal scores, {single} of one sample, "
+        f"{truncated} truncated samples, {failed} failed scores): {remedy}"
+    )
