@@ -169,7 +169,7 @@ def sources_are_given_once(recipe: Recipe) -> Problems:
 
 def iterations_have_a_loop(recipe: Recipe) -> Problems:
     """More than one iteration needs sampling that changes; history and a moving reference need
-    iterations.
+    iterations, of which `run.iterations: 1` may leave the first alone.
     """
     train = recipe.train
     if recipe.run.iterations > 1:
@@ -191,7 +191,7 @@ def iterations_have_a_loop(recipe: Recipe) -> Problems:
                 "needs a sampler: stored samples are the same in each",
                 "set it to 1 and train.args.num_train_epochs to more",
             )
-    elif train is not None:
+    elif train is not None and "iterations" not in recipe.run.model_fields_set:
         if train.history != "current":
             yield Problem(
                 ("train", "history"), "needs several iterations", "set run.iterations, or remove it"

@@ -106,6 +106,17 @@ def test_one_mistake_is_one_error(broken: Broken, tmp_path: Path) -> None:
     check_error(broken, tmp_path)
 
 
+def test_a_loop_can_be_cut_to_its_first_iteration(tmp_path: Path) -> None:
+    """Where the number is said; without it history and a moving reference are an oversight."""
+    path = tmp_path / "x.yaml"
+    path.write_text(EVALUATED)
+    train = ("train.history={window: 2, share: 0.3}", "train.reference={ema: 0.9}")
+    whole, cut = (
+        load_recipe(path, [f"run.iterations={number}", *train]).model_dump() for number in (3, 1)
+    )
+    assert cut == whole | {"run": {**whole["run"], "iterations": 1}}
+
+
 def test_a_loop_with_all_of_it_is_valid(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_text(EVALUATED)
