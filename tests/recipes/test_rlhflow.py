@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from align.data.shards import read_records
 from align.recipe.load import load_recipe
-from align.records import Pair
+from align.records import Pair, Sample, Score
 from align.stages.folder import RunFolder
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "rlhflow"
@@ -46,7 +47,7 @@ def test_constants_are_those_of_algorithms_6(kind: str) -> None:
     assert recipe.pair is not None and recipe.pair.options["min_margin"] == 0.0
 
 
-@pytest.mark.parametrize("kind", ["paper", "released"])
+@pytest.mark.parametrize("kind", ["paper", "released", "small"])
 def test_twin_makes_its_recipes_choices(kind: str) -> None:
     twin, full = (load_recipe(RECIPES / f"{name}.yaml") for name in (f"tiny_{kind}", kind))
     assert twin.train is not None and full.train is not None
@@ -54,6 +55,9 @@ def test_twin_makes_its_recipes_choices(kind: str) -> None:
     for name in ("reference", "history", "init"):
         assert getattr(twin.train, name) == getattr(full.train, name)
     assert twin.pair is not None and full.pair is not None and twin.pair.name == full.pair.name
+    assert twin.pair.options["length_penalty"] == full.pair.options["length_penalty"]
+    bounds = [one.run.stop and one.run.stop.model_fields_set for one in (twin, full)]
+    assert bounds[0] == bounds[1]
 
 
 def test_the_paper_keeps_the_reference_and_all_pairs(run_loop: Callable[..., RunFolder]) -> None:
@@ -68,6 +72,37 @@ def test_the_paper_keeps_the_reference_and_all_pairs(run_loop: Callable[..., Run
     assert abs(first_loss(run, 1) - LN_2) > 0.01
     assert second.metrics["loss"] < second.metrics["loss/first"]
     assert second.metrics["rewards/accuracies"] > 0.7
+
+
+def test_the_small_recipe_takes_length_off_the_score_and_ends_before_it_drifts(
+    run_loop: Callable[..., RunFolder],
+) -> None:
+    """Each pair is the prompt's best against its worst by score less .001 a token. The second
+    iteration passes the bound on the KL, so there is no third, and the first one's policy stays.
+    """
+    run = run_loop("rlhflow", "tiny_small", *FAST)
+    folder = run.folder("iter-000")
+    samples = {one.sample_id: one for one in read_records(folder / "samples", Sample)}
+    by_prompt = defaultdict[str, dict[str, float]](dict)
+    for one in read_records(folder / "scores", Score):
+        assert one.value is not None
+        sample = samples[one.sample_id]
+        tokens = len(sample.completion_ids)
+        by_prompt[sample.prompt_id][one.sample_id] = one.value - 0.001 * tokens
+    pairs = read_records(folder / "pairs", Pair)
+    lengths = [[len(samples[i].completion_ids) for i in (p.chosen, p.rejected)] for p in pairs]
+    assert len(pairs) == 12 and any(chosen != rejected for chosen, rejected in lengths)
+    for pair in pairs:
+        values = by_prompt[samples[pair.chosen].prompt_id]
+        assert values[pair.chosen] == max(values.values())
+        assert values[pair.rejected] == min(values.values())
+        assert pair.margin == pytest.approx(max(values.values()) - min(values.values()), abs=1e-6)
+    first, second = (run.manifest(f"iter-{i:03d}/stop") for i in range(2))
+    assert first is not None and second is not None
+    assert (first.counts["stopped"], second.counts["stopped"]) == (0, 1)
+    assert first.metrics["kl"] < 6 < second.metrics["kl"] and second.metrics["kept"] == "iter-000"
+    assert second.metrics["length_growth"] < 2
+    assert not run.folder("iter-002").exists()
 
 
 def test_the_released_loop_moves_both_on(run_loop: Callable[..., RunFolder]) -> None:
