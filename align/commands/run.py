@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from types import FrameType
 
+import yaml
 from rich.console import Console
 
 from align.errors import InputError, SetupError, StageError
@@ -149,6 +150,15 @@ def choose_launch(named: str | None) -> tuple[Path, int | None]:
         return accelerate_config(named), max(1, devices)
     if not path.is_file():
         raise SetupError(f"--accelerate-config {named}: no such file")
+    try:
+        config = yaml.safe_load(path.read_bytes())
+    except (OSError, yaml.YAMLError) as error:
+        why = " ".join(str(error).split())
+        raise SetupError(f"--accelerate-config {named} cannot be read: {why}") from error
+    if not isinstance(config, dict):
+        raise SetupError(
+            f"--accelerate-config {named} holds no settings; `accelerate config` writes such a file"
+        )
     return path, None
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from align.commands.run import began, check_cache, check_numbers, choose_launch
-from align.errors import InputError
+from align.errors import InputError, SetupError
 from align.recipe.load import load_recipe, resolved_yaml
 from align.resources import accelerate_config
 from tests.recipe import design_recipes
@@ -34,6 +34,24 @@ def test_a_node_runs_one_rank_a_device_unless_the_users_own_file_says_how_many(
         assert choose_launch(None) == (accelerate_config(name), ranks)
         assert choose_launch("zero3") == (accelerate_config("zero3"), ranks)
         assert choose_launch(str(own)) == (own, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "own.yaml holds no settings"),
+        ("- num_processes", "own.yaml holds no settings"),
+        ("num_processes: [", "own.yaml cannot be read: while parsing a flow node"),
+    ],
+)
+def test_a_launch_file_without_settings_is_refused_at_once(
+    text: str, says: str, tmp_path: Path
+) -> None:
+    """It was found by the first training stage, after everything before it."""
+    own = tmp_path / "own.yaml"
+    own.write_text(text)
+    with pytest.raises(SetupError, match=says):
+        choose_launch(str(own))
 
 
 @pytest.mark.parametrize(
