@@ -88,7 +88,12 @@ def _columns(path: Path, kind: type, names: Sequence[str] | None = None) -> list
         raise DataError(
             f"{path} does not hold {kind.__name__} records; its columns are {table.column_names}"
         )
-    return values_of(table.select(wanted))
+    # Other tools write the same values as other types, e.g. lists with longer offsets.
+    own = pa.schema([SCHEMAS[kind].field(name) for name in wanted])
+    try:
+        return values_of(table.select(wanted).cast(own))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DataError(f"{path} does not hold {kind.__name__} records: {error}") from error
 
 
 def is_damaged(path: Path) -> bool:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from align.data.columns import SCHEMAS
 from align.data.shards import content_hash, read_columns, read_part, read_records, write_part
 from align.errors import DataError
 from align.records import Judgement, Pair, Prompt, Sample, Score
@@ -68,3 +71,22 @@ def test_some_columns_are_read_in_the_order_asked_for(tmp_path: Path) -> None:
     assert found == [((-0.5, -0.25, -1.0), "a"), (None, "b")]
     with pytest.raises(DataError, match=r"does not hold Score records; its columns are \['sample_"):
         read_columns(tmp_path, Score, "sample_id", "value")
+
+
+def test_parts_that_another_tool_rewrote_hold_the_same_records(tmp_path: Path) -> None:
+    """A data frame that was filtered and saved has lists and strings with longer offsets."""
+
+    def longer(kind: pa.DataType) -> pa.DataType:
+        if pa.types.is_list(kind):
+            return pa.large_list(longer(kind.value_type))
+        return pa.large_string() if pa.types.is_string(kind) else kind
+
+    path = write_part(tmp_path, 0, SAMPLES, Sample)
+    fields = [field.with_type(longer(field.type)) for field in SCHEMAS[Sample]]
+    pq.write_table(pq.read_table(path).cast(pa.schema(fields)), path)
+    assert pa.types.is_large_list(pq.read_schema(path).field("completion_ids").type)
+    assert read_part(path, Sample) == SAMPLES
+    numbers = pa.table({"chosen": [[1]], "rejected": ["b"], "margin": [0.0]})
+    pq.write_table(numbers, path)
+    with pytest.raises(DataError, match="does not hold Pair records: "):
+        read_part(path, Pair)
