@@ -114,6 +114,8 @@ def _serve(orders: socket.socket) -> Order | None:
 
 def _become(order: Order) -> str:
     """Makes this process what the command line would have started; returns its module."""
+    import numpy
+
     stdin, log, *reply = order.descriptors
     for ours, theirs in ((0, stdin), (1, log), (2, log)):
         os.dup2(theirs, ours)
@@ -125,6 +127,7 @@ def _become(order: Order) -> str:
     for descriptor in reply:
         words += ["--reply", str(descriptor)]
     sys.argv = words
+    numpy.random.seed()  # the standard library's generator does so by itself after a fork
     with contextlib.suppress(OSError):  # a name for `top`; the command line stays that of this file
         Path("/proc/self/comm").write_text(words[0].removeprefix("align.launch."))
     return words[0]
@@ -132,8 +135,14 @@ def _become(order: Order) -> str:
 
 def _leave(status: int) -> None:
     # What the interpreter would do for files that nobody closed; those of the imports are frozen.
-    for one in gc.get_objects():
-        if issubclass(type(one), io.TextIOWrapper | io.BufferedWriter) and not one.closed:
+    files = [one for one in gc.get_objects() if issubclass(type(one), io.IOBase) and not one.closed]
+    for one in files:
+        one.flush()
+    for one in files:  # a compressed one has an end, which goes to another, open file
+        if type(one).__module__ != "_io":
+            one.close()
+    for one in files:
+        if not one.closed:
             one.flush()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -151,6 +160,7 @@ def _launched(words: Sequence[str]) -> list[str]:
     )
     from accelerate.utils import prepare_multi_gpu_env, prepare_simple_launcher_cmd_env
 
+    named = [os.environ.get(f"{of}_NUM_THREADS") for of in ("OMP", "MKL")]
     asked, _, _ = _validate_launch_command(launch_command_parser().parse_args(words))
     if asked.multi_gpu:  # through torchrun, on the CPU too
         os.environ.update(prepare_multi_gpu_env(asked))
@@ -160,7 +170,8 @@ def _launched(words: Sequence[str]) -> list[str]:
         os.environ.update(rank | size | address)
     else:
         os.environ.update(prepare_simple_launcher_cmd_env(asked)[1])
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # torch read it when it was imported
+    if not any(named):  # else torch read it when it was imported, up to the number of cores
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     return [asked.training_script, *asked.training_script_args]
 
 

@@ -23,7 +23,7 @@ from typing import IO
 from align.stages.children import Command, Process, environment, open_log, start, stop
 
 MESSAGE_BYTES = 1 << 17
-"""The longest order or answer."""
+"""The longest order or answer; what a longer order names is a new process."""
 
 
 class Forks:
@@ -50,12 +50,13 @@ class Forks:
         self, command: Command, words: Sequence[str] = (), reply: int | None = None
     ) -> Process:
         """See `align.stages.children.Start`."""
-        if not command.forks:
+        order = _order(command, words)
+        if not command.forks or len(order) > MESSAGE_BYTES:
             return start(command, words, reply)
         if self._source is None:
             self._source = Source(self._log)
         try:
-            return self._source.fork(command, words, reply)
+            return self._source.fork(command, order, reply)
         except ConnectionError:
             self._say(f"nothing to fork from, so a new process starts; see {self._log}")
             self._source.close()
@@ -83,14 +84,13 @@ class Source:
         self._codes: dict[int, int] = {}
         self._is_gone = False
 
-    def fork(self, command: Command, words: Sequence[str], reply: int | None) -> Forked:
+    def fork(self, command: Command, order: bytes, reply: int | None) -> Forked:
         """Raises `ConnectionError` where the process is gone."""
-        order = json.dumps({"argv": [*command.argv, *words], "environment": environment(command)})
         theirs, ours = os.pipe()
         try:
             with open_log(command) as log:
                 descriptors = [theirs, log.fileno(), *(() if reply is None else (reply,))]
-                socket.send_fds(self._socket, [order.encode()], descriptors)
+                socket.send_fds(self._socket, [order], descriptors)
             begun = len(self._forked)
             while len(self._forked) == begun:
                 if self._is_gone:
@@ -116,6 +116,7 @@ class Source:
             elif "code" in (said := json.loads(answer)):
                 self._codes[said["pid"]] = said["code"]
             else:
+                self._codes.pop(said["pid"], None)  # of an earlier process of this number
                 self._forked.append(said["pid"])
 
     def code(self, pid: int) -> int | None:
@@ -153,3 +154,8 @@ class Forked:
                 raise subprocess.TimeoutExpired(f"fork {self.pid}", timeout or 0.0)
             self._source.hear(left)
         return code
+
+
+def _order(command: Command, words: Sequence[str]) -> bytes:
+    said = {"argv": [*command.argv, *words], "environment": environment(command)}
+    return json.dumps(said).encode()

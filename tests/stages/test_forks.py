@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ import pytest
 
 from align.resources import accelerate_config
 from align.stages.children import Command, Process, start, stop
-from align.stages.forks import Forks
+from align.stages.forks import MESSAGE_BYTES, Forked, Forks
 
 pytestmark = pytest.mark.distributed
 
@@ -37,15 +38,23 @@ if "--reply" in sys.argv:
     os.write(int(sys.argv[sys.argv.index("--reply") + 1]), b"done")
 open(place, "w").write(json.dumps(said))
 """
+DRAWS = """
+import random, numpy
+print(numpy.random.random(), random.random())
+"""
 ENDS = """
-import os, signal, sys
+import gzip, os, signal, sys
 how = sys.argv[1]
 if how == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
 if how == "raises":
     raise ValueError("no tokens")
-left_open = open(sys.argv[2], "w")
-left_open.write("not closed")
+left_open = [open(sys.argv[2] + mode, mode + "b") for mode in ("w", "w+")]
+for file in left_open:
+    file.write(b"not closed")
+compressed = gzip.open(sys.argv[2] + "gz", "wt")
+compressed.write("not closed")
+sys.kept = [*left_open, compressed]  # as a module keeps what is its own
 sys.exit({"nothing": None, "words": "no tokens", "number": 5}[how])
 """
 SLEEPS = """
@@ -62,7 +71,7 @@ time.sleep(600)
 def modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder of modules that commands may name."""
     folder = tmp_path_factory.mktemp("modules")
-    for name, text in {"shown": SHOWN, "ends": ENDS, "sleeps": SLEEPS}.items():
+    for name, text in {"shown": SHOWN, "draws": DRAWS, "ends": ENDS, "sleeps": SLEEPS}.items():
         (folder / f"{name}.py").write_text(text)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(folder), str(Path(__file__).parents[2])]))
@@ -151,7 +160,9 @@ def test_how_a_fork_ended(how: str, code: int, said: str, forks: Forks, tmp_path
     assert child.poll() == code
     assert said in (tmp_path / "log").read_text().splitlines()[-1]
     if how in ("nothing", "number", "words"):
-        assert (tmp_path / "left open").read_text() == "not closed"
+        for mode in ("w", "w+"):
+            assert (tmp_path / f"left open{mode}").read_text() == "not closed"
+        assert gzip.decompress((tmp_path / "left opengz").read_bytes()) == b"not closed"
     stop(child)
 
 
@@ -164,6 +175,56 @@ def test_waiting_has_an_end_and_stopping_takes_all_along(forks: Forks, tmp_path:
     stop(child)
     assert child.poll() == -signal.SIGTERM
     _wait_for_the_end(grandchild)
+
+
+@pytest.mark.parametrize(("name", "value"), [("OMP_NUM_THREADS", "64"), ("MKL_NUM_THREADS", "1")])
+def test_threads_that_the_user_named_are_those_of_a_launch(
+    name: str, value: str, modules: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch takes no more than there are cores, and MKL's own number before OpenMP's."""
+    monkeypatch.setenv(name, value)
+    config = ("accelerate.commands.launch", "--config_file", str(accelerate_config("cpu")))
+    found: list[int] = []
+    with Forks(tmp_path / "forks.log", pytest.fail) as forks:
+        for begin in (start, forks.start):
+            words = (*config, "--num_processes", "1", "--main_process_port", "0", "-m", "shown")
+            child = begin(command(tmp_path / "log", *words, "--to", str(tmp_path / "said.json")))
+            assert child.wait(60) == 0, (tmp_path / "log").read_text()
+            stop(child)
+            found.append(json.loads((tmp_path / "said.json").read_text())["threads"])
+    assert found[0] == found[1]
+
+
+def test_forks_draw_what_no_other_does(forks: Forks, tmp_path: Path) -> None:
+    """As processes of their own do; NumPy's generator is seeded when it is imported."""
+    for name in ("one", "other"):
+        child = forks.start(command(tmp_path / name, "draws"))
+        assert child.wait(60) == 0
+        stop(child)
+    one, other = ((tmp_path / name).read_text().split()[-2:] for name in ("one", "other"))
+    assert not set(one) & set(other)
+
+
+def test_a_process_number_that_is_given_again_has_no_code_yet(forks: Forks, tmp_path: Path) -> None:
+    words = ("ends", "number", str(tmp_path / "left open"))
+    first = forks.start(command(tmp_path / "log", *words))
+    assert isinstance(first, Forked)
+    assert first.wait(60) == 5
+    stop(first)
+    # the numbers that come next had processes before, which ended well
+    first._source._codes.update(dict.fromkeys(range(first.pid + 1, first.pid + 10_000), 0))  # pyright: ignore
+    again = forks.start(command(tmp_path / "log", *words))
+    assert again.wait(60) == 5
+    stop(again)
+
+
+def test_an_order_that_is_too_long_starts_a_process(forks: Forks, tmp_path: Path) -> None:
+    environment = {f"ALIGN_{i}": "x" * (MESSAGE_BYTES // 2) for i in range(2)}
+    words = ("ends", "number", str(tmp_path / "left open"))
+    child = forks.start(command(tmp_path / "log", *words, environment=environment))
+    assert isinstance(child, subprocess.Popen)
+    assert child.wait(60) == 5
+    stop(child)
 
 
 def test_other_commands_have_processes_of_their_own(forks: Forks, tmp_path: Path) -> None:
