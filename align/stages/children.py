@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -74,7 +75,7 @@ def open_log(command: Command) -> IO[bytes]:
     """The command's log, which names the command, open for what it says."""
     command.log.parent.mkdir(parents=True, exist_ok=True)
     log = command.log.open("ab")
-    log.write(f"\n$ {' '.join(command.argv)}\n".encode())
+    log.write(f"\n$ {shlex.join(command.argv)}\n".encode())
     log.flush()
     return log
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import time
 import traceback
@@ -95,7 +96,7 @@ class Maker:
         works = [work_seconds(self.run.folder(step.name)) for step in batch]
         shared = max(0.0, seconds - sum(works)) / len(batch)
         for step, work in zip(batch, works, strict=True):
-            manifest = self._finish(step, keys[step.name], work + shared, work, " ".join(argv))
+            manifest = self._finish(step, keys[step.name], work + shared, work, shlex.join(argv))
             if self.run.recipe.run.cache is not None and step.kind in CACHED_KINDS:
                 cache, groups = Path(self.run.recipe.run.cache), scored_groups(self.run, step)
                 store(cache, step.kind, manifest, self.run.folder(step.name), groups)

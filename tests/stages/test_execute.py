@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,12 +15,18 @@ import pytest
 
 from align.errors import StageError
 from align.progress import Progress, State
-from align.stages.children import Command
+from align.stages.children import Command, open_log
 from align.stages.execute import execute
 
 
 def _python(code: str, tmp_path: Path) -> Command:
     return Command((sys.executable, "-c", code), tmp_path / "step.log", {})
+
+
+def test_a_log_begins_with_what_can_be_typed(tmp_path: Path) -> None:
+    words = ("python", "-m", "align.launch.sft", "my runs/a/recipe.yaml")
+    with open_log(Command(words, tmp_path / "step.log", {})):
+        assert shlex.split((tmp_path / "step.log").read_text()) == ["$", *words]
 
 
 def test_progress_of_the_child_is_shown(tmp_path: Path) -> None:
