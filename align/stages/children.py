@@ -97,7 +97,8 @@ def stop(child: Process, grace: float = GRACE_SECONDS) -> None:
     _signal(child, signal.SIGKILL)
     child.wait()
     if child.stdin is not None:
-        child.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # an order that it did not live to read
+            child.stdin.close()
 
 
 def _signal(child: Process, number: signal.Signals) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from align.errors import StageError
 from align.progress import Progress, State
-from align.stages.children import Command, open_log
+from align.stages.children import Command, open_log, start, stop
 from align.stages.execute import execute
 
 
@@ -27,6 +27,20 @@ def test_a_log_begins_with_what_can_be_typed(tmp_path: Path) -> None:
     words = ("python", "-m", "align.launch.sft", "my runs/a/recipe.yaml")
     with open_log(Command(words, tmp_path / "step.log", {})):
         assert shlex.split((tmp_path / "step.log").read_text()) == ["$", *words]
+
+
+def test_a_child_that_does_not_listen_is_stopped_like_any_other(tmp_path: Path) -> None:
+    """A kept worker may die between the look at it and the order."""
+    code = "import os, time; os.close(0); print('deaf', flush=True); time.sleep(60)"
+    child = start(_python(code, tmp_path))
+    while "deaf" not in (tmp_path / "step.log").read_text().splitlines():
+        time.sleep(0.02)
+    assert child.stdin is not None
+    child.stdin.write(b"an order")
+    with pytest.raises(BrokenPipeError):
+        child.stdin.flush()
+    stop(child)
+    assert child.poll() == -signal.SIGTERM and child.stdin.closed
 
 
 def test_progress_of_the_child_is_shown(tmp_path: Path) -> None:
