@@ -48,12 +48,12 @@ def commands(run: RunFolder, steps: Sequence[Step], launch: Launch) -> list[Comm
     if step.kind in TRAINING_KINDS:
         if launch.processes is not None:
             words += ["--ranks", str(launch.processes * launch.nodes)]
-        forks = may_fork(run) and _is_one_rank(launch)
+        forks = _may_fork(run) and _is_one_rank(launch)
         return [Command((*_accelerate(launch), "-m", *words), log, _network(launch), forks=forks)]
     python = _python(step)
     environment = {} if python == sys.executable else {"PYTHONPATH": str(Path(__file__).parents[2])}
     engines = any(one["name"] == "vllm" for one in _samplers(step))
-    forks = may_fork(run) and python == sys.executable and not engines
+    forks = _may_fork(run) and python == sys.executable and not engines
     if step.kind not in SHARDED_KINDS:
         return [Command((python, "-m", *words), log, environment, forks=forks)]
     devices = visible_devices()
@@ -74,7 +74,7 @@ def commands(run: RunFolder, steps: Sequence[Step], launch: Launch) -> list[Comm
     ]
 
 
-def may_fork(run: RunFolder) -> bool:
+def _may_fork(run: RunFolder) -> bool:
     """Whether processes that need no engine may be forks: not where there is CUDA, which a library
     may begin when it is imported, and does not survive a fork.
     """

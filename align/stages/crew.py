@@ -24,6 +24,7 @@ from align.stages.execute import POLL_SECONDS, Failure, failure_name, failure_of
 from align.stages.leases import SILENT_SECONDS, Holder, held_by
 
 END_SECONDS = 0.01
+"""Between two looks at a process that is about to end."""
 WATCH_SECONDS = 0.5
 """Between two looks at the leases."""
 
@@ -250,7 +251,7 @@ class Crew:
 
 def _wait(workers: Sequence[Worker]) -> None:
     """Until one says something, but not for long."""
-    if any(worker.is_silent for worker in workers):  # a process is about to end
+    if any(worker.is_silent for worker in workers):
         time.sleep(END_SECONDS)
     elif workers:
         select.select([worker.reply for worker in workers], [], [], POLL_SECONDS)

@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import IO
 
 from align.stages.children import Command, Process, environment, open_log, start, stop
@@ -27,24 +26,12 @@ MESSAGE_BYTES = 1 << 17
 
 
 class Forks:
-    """Context manager whose `start` is a `Start`: a fork where that will do, else a new process."""
+    """Its `start` is a `Start`: a fork where that will do, else a new process."""
 
     def __init__(self, log: Path, say: Callable[[str], None]) -> None:
         """`log` takes what the imports say; `say` tells that a fork was not to be had."""
         self._log, self._say = log, say
         self._source: Source | None = None
-
-    def __enter__(self) -> Forks:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._source is not None:
-            self._source.close()
 
     def start(
         self, command: Command, words: Sequence[str] = (), reply: int | None = None
@@ -59,9 +46,14 @@ class Forks:
             return self._source.fork(command, order, reply)
         except ConnectionError:
             self._say(f"nothing to fork from, so a new process starts; see {self._log}")
-            self._source.close()
-            self._source = None
+            self.close()
             return start(command, words, reply)
+
+    def close(self) -> None:
+        """Ends the process that forks; the next command to fork starts another."""
+        if self._source is not None:
+            self._source.close()
+        self._source = None
 
 
 class Source:

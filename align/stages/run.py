@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 from align.data.shards import whole_or_absent
@@ -49,10 +50,15 @@ def run_recipe(run: RunFolder, launch: Launch, screen: Screen, redo: Sequence[st
     crew = Crew(run.recipe.run.patience, start=forks.start)
     try:
         if launch.node_rank > 0:
-            with Nodes(run.out, launch.nodes, launch.node_rank) as nodes, forks, crew:
+            with Nodes(run.out, launch.nodes, launch.node_rank) as nodes, closing(forks), crew:
                 return _follow(Maker(run, launch, screen, nodes, crew, forks))
         # Locked first: where a run is under way here, its nodes must not hear of this one.
-        with locked(run.out), Nodes(run.out, launch.nodes, launch.node_rank) as nodes, forks, crew:
+        with (
+            locked(run.out),
+            Nodes(run.out, launch.nodes, launch.node_rank) as nodes,
+            closing(forks),
+            crew,
+        ):
             return _lead_and_dismiss(Maker(run, launch, screen, nodes, crew, forks), redo)
     except BrokenPipeError:  # the screen's reader is gone; the folder is as it should be
         raise

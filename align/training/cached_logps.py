@@ -25,6 +25,7 @@ from align.progress import Progress, counted_as_work
 from align.records import Sample, WeightsRef, content_id
 from align.training.checkpoints import load_policy
 from align.training.job import Job
+from align.training.sampler_mismatch import as_tensors
 from align.training.usable import shown
 
 
@@ -135,7 +136,7 @@ def stored_logps(samples: Sequence[Sample], reader: str) -> list[Tensor]:
             f"{len(missing)} of {len(samples)} samples have no stored log-probs "
             f"({shown(missing)}), but {reader}; leave that out, or sample again"
         )
-    return [torch.tensor(sample.logps, dtype=torch.float32) for sample in samples]
+    return as_tensors([sample.logps or () for sample in samples], torch.float32)
 
 
 def samplers_of(samples: Sequence[Sample], known: Mapping[str, WeightsRef]) -> dict[str, list[int]]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -82,7 +83,7 @@ def modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def forks(modules: Path) -> Iterator[Forks]:
     """Importing takes seconds, so the tests that leave it whole share it."""
     said: list[str] = []
-    with Forks(modules / "forks.log", said.append) as found:
+    with closing(Forks(modules / "forks.log", said.append)) as found:
         yield found
     assert said == []
 
@@ -185,7 +186,7 @@ def test_threads_that_the_user_named_are_those_of_a_launch(
     monkeypatch.setenv(name, value)
     config = ("accelerate.commands.launch", "--config_file", str(accelerate_config("cpu")))
     found: list[int] = []
-    with Forks(tmp_path / "forks.log", pytest.fail) as forks:
+    with closing(Forks(tmp_path / "forks.log", pytest.fail)) as forks:
         for begin in (start, forks.start):
             words = (*config, "--num_processes", "1", "--main_process_port", "0", "-m", "shown")
             child = begin(command(tmp_path / "log", *words, "--to", str(tmp_path / "said.json")))
@@ -238,7 +239,7 @@ def test_without_its_source_a_fork_is_lost_and_the_next_starts_anew(
     modules: Path, tmp_path: Path
 ) -> None:
     said: list[str] = []
-    with Forks(tmp_path / "forks.log", said.append) as forks:
+    with closing(Forks(tmp_path / "forks.log", said.append)) as forks:
         child = forks.start(command(tmp_path / "log", "sleeps", str(tmp_path / "pids")))
         own, _ = _pids(tmp_path / "pids")
         os.kill(int(_parent(own)), signal.SIGKILL)
@@ -260,9 +261,10 @@ def test_forks_end_with_a_killed_parent(modules: Path, tmp_path: Path) -> None:
     parent = (
         "import sys; from pathlib import Path\n"
         "from align.stages.children import Command\n"
+        "from contextlib import closing\n"
         "from align.stages.forks import Forks\n"
         f"place = Path({str(tmp_path)!r})\n"
-        "with Forks(place / 'forks.log', print) as forks:\n"
+        "with closing(Forks(place / 'forks.log', print)) as forks:\n"
         "    argv = (sys.executable, '-m', 'sleeps', str(place / 'pids'))\n"
         "    forks.start(Command(argv, place / 'log', {}, forks=True)).wait()\n"
     )
